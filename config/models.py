@@ -1,0 +1,236 @@
+"""The settings of a run: data only, frozen, and strict about unknown names.
+
+Everything but `execution` decides what the manifest says and is written into it;
+`execution` says how the work is carried out and must never change a byte of it.
+"""
+
+import re
+from datetime import date, timedelta
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+IMAGE_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _without_credentials(url: str) -> str:
+    if "@" in urlsplit(url).netloc:
+        # The message must not repeat the URL: it holds the secret.
+        raise ValueError(
+            "the URL carries credentials, which would end up in logs and manifests; "
+            "give them through the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+            "AWS_PROFILE)"
+        )
+    return url
+
+
+def _regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return pattern
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(
+            f"expected an IANA time zone such as Europe/Berlin, found {name!r}"
+        ) from None
+    return name
+
+
+def _suffix(suffix: str) -> str:
+    if not suffix.startswith("."):
+        raise ValueError(f"expected a suffix that starts with a dot, found {suffix!r}")
+    return suffix.lower()
+
+
+Url = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Suffix = Annotated[str, AfterValidator(_suffix)]
+
+
+class SourceSettings(Settings):
+    """Which files of the source are images of this run."""
+
+    suffixes: tuple[Suffix, ...] = IMAGE_SUFFIXES
+    """File name endings that count as images, in any case; empty takes every file."""
+
+    partition_by: Pattern | None = None
+    r"""Regular expression searched in the path below the source; its first group (or the whole
+    match) names the partition, for example `^([^/]+)/` for one folder per camera. Images of
+    different partitions are never neighbours."""
+
+
+class FeatureSettings(Settings):
+    """What turns an image into a feature. All of it enters the fingerprint of the feature store."""
+
+    pooling: Literal["avg", "max", "gem"] = "avg"
+    """How the maps of VGG16's last convolution block become one vector."""
+
+    gem_p: float = Field(default=3.0, ge=1.0, le=20.0)
+    """Exponent of generalised-mean pooling; read only when pooling is `gem`."""
+
+    power: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Power normalisation: every component is raised to it before the L2 norm."""
+
+    image_size: int = Field(default=224, ge=32, le=1024)
+    """Side in pixels of the square that VGG16 sees."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the forward pass. bfloat16 is faster where the processor has it."""
+
+    max_image_pixels: int = Field(default=89_478_485, ge=1)
+    """An image with more pixels is taken for a decompression bomb and becomes an error row."""
+
+    max_file_bytes: int = Field(default=268_435_456, ge=1)
+    """A larger file is not read and becomes an error row."""
+
+
+class NeighborSettings(Settings):
+    """How neighbours are searched, and how well."""
+
+    eps: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Largest cosine distance that joins two images."""
+
+    exact_up_to: int = Field(default=20_000, ge=0)
+    """Partitions of at most this many images are compared exactly, larger ones by the index."""
+
+    min_recall: float = Field(default=0.999, ge=0.0, le=1.0)
+    """Share of the pairs within eps that the search must find; below it the search deepens and
+    in the end compares everything."""
+
+    num_recall_samples: int = Field(default=1_000, ge=1)
+    """Images compared against all others by brute force to measure that share."""
+
+    n_trees: int = Field(default=30, ge=1, le=1_000)
+    """Trees of the Annoy index."""
+
+    search_k: int = Field(default=-1, ge=-1)
+    """Nodes Annoy inspects for a query; -1 lets it choose (n_trees times neighbours asked for)."""
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the index and of the recall sample."""
+
+
+class ClusterSettings(Settings):
+    """How neighbours become clusters and which image of each stays."""
+
+    min_samples: int = Field(default=2, ge=1)
+    """Images within eps, itself included, that make a core image of DBSCAN."""
+
+    keepers: Literal["cover", "first"] = "cover"
+    """`cover`: every removed image is within eps of its own keeper. `first`: the first image of
+    every cluster stays, whatever the distance; the summary counts the orphans this makes."""
+
+
+class ExecutionSettings(Settings):
+    """How the work is carried out. Nothing here may change a byte of the manifest."""
+
+    images_per_shard: int = Field(default=256, ge=1)
+    """Images that one embed task handles; more when a night would need over 1,000 shards."""
+
+    workers: int = Field(default=4, ge=1, le=256)
+    """Tasks that run at the same time."""
+
+    task_runner: Literal["threads", "processes"] = "threads"
+    """Where they run: threads of one process, or a pool of processes."""
+
+    batch_size: int = Field(default=8, ge=1, le=1_024)
+    """Images in one forward pass."""
+
+    items_per_search: int = Field(default=4_096, ge=1)
+    """Items whose neighbours one search task finds."""
+
+    max_retries: int = Field(default=2, ge=0, le=10)
+    """How often a shard is tried again after a fault that can pass."""
+
+    retry_delay_seconds: float = Field(default=10.0, ge=0.0)
+    """Delay before the first retry; each further one waits six times as long."""
+
+    weights_path: str | None = None
+    """A file with the VGG16 weights (Keras .h5 or the .onnx of the weights extra). Its content is
+    verified, so the path does not change a result."""
+
+
+class DedupConfig(Settings):
+    """One run of the `dedup` flow."""
+
+    source_url: Url
+    """Folder of images: any fsspec URL or a local path. `{date}` stands for the day the run was
+    scheduled for, `{yesterday}` for the day before it."""
+
+    workspace_url: Url
+    """Folder for features, manifests and reports: any fsspec URL or a local path."""
+
+    source: SourceSettings = SourceSettings()
+    features: FeatureSettings = FeatureSettings()
+    neighbors: NeighborSettings = NeighborSettings()
+    clusters: ClusterSettings = ClusterSettings()
+
+    price_per_image: float | None = Field(default=None, ge=0.0)
+    """Cost of annotating one image, in any currency; the summary then shows what is saved."""
+
+    allow_partial: bool = False
+    """Write a manifest even when shards failed. It says so, and their images are skipped in it."""
+
+    time_zone: TimeZone = "UTC"
+    """IANA time zone in which `{date}` is read."""
+
+    execution: ExecutionSettings = ExecutionSettings()
+
+    @model_validator(mode="after")
+    def _known_templates_only(self) -> Self:
+        unknown = set(re.findall(r"\{[^}]*\}", self.source_url)) - {"{date}", "{yesterday}"}
+        if unknown:
+            raise ValueError(
+                f"source_url knows {{date}} and {{yesterday}}, found {', '.join(sorted(unknown))}"
+            )
+        return self
+
+    def for_night(self, day: date) -> Self:
+        """Fill the templates of the source URL.
+
+        Args:
+            day: The day the run was scheduled for, in the config's time zone.
+
+        Returns:
+            A copy whose `source_url` names one folder.
+        """
+        source_url = self.source_url.replace("{date}", day.isoformat()).replace(
+            "{yesterday}", (day - timedelta(days=1)).isoformat()
+        )
+        return self.model_copy(update={"source_url": source_url})
+
+    def deciding_settings(self) -> dict[str, object]:
+        """Everything that shapes the manifest, ready for JSON; no URL and no `execution`."""
+        return self.model_dump(
+            mode="json",
+            include={"source", "features", "neighbors", "clusters"},
+        )

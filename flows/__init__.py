@@ -1,0 +1,1 @@
+"""When things happen: the flows and the command line."""

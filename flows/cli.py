@@ -1,0 +1,287 @@
+"""The `dedup` command. Exit status: 0 done, 1 failed, 2 wrong usage."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from zoneinfo import ZoneInfo
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from config import ConfigError, DedupConfig, load_config
+from flows.progress import watched_by
+
+if TYPE_CHECKING:
+    from tasks.summary import Summary
+
+app = typer.Typer(
+    help="Find what is redundant among camera images, and get rid of it safely.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+to_people = Console(stderr=True)
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main() -> None:
+    """Entry point of the `dedup` command."""
+    _prepare_environment()
+    app()
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of images: a path or any fsspec URL. {date} and {yesterday} are filled in."
+        ),
+    ],
+    workspace: Annotated[
+        str,
+        typer.Option(help="Folder for features, manifests and reports: a path or any fsspec URL."),
+    ],
+    config: Annotated[
+        Path | None, typer.Option(help="YAML profile; the options beside it win.")
+    ] = None,
+    eps: Annotated[
+        float | None, typer.Option(help="Largest cosine distance that joins two images.")
+    ] = None,
+    min_samples: Annotated[
+        int | None, typer.Option(help="Images within eps, itself included, that make a core image.")
+    ] = None,
+    keepers: Annotated[str | None, typer.Option(help="cover or first.")] = None,
+    partition_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression on the path; only images of one partition are compared."
+        ),
+    ] = None,
+    suffix: Annotated[
+        list[str] | None,
+        typer.Option(help="File ending that counts as an image; repeatable. '*' takes every file."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels of what VGG16 sees.")
+    ] = None,
+    images_per_shard: Annotated[
+        int | None, typer.Option(help="Images that one embed task handles.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Tasks that run at the same time.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File with the VGG16 weights.")] = None,
+    price_per_image: Annotated[
+        float | None, typer.Option(help="Cost of annotating one image.")
+    ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial", help="Write a manifest even when shards failed; it says so."
+        ),
+    ] = False,
+    day: Annotated[
+        datetime | None,
+        typer.Option(
+            "--date", formats=["%Y-%m-%d"], help="Day that {date} stands for; today by default."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the summary as one JSON object on standard output."),
+    ] = False,
+    verbose: Annotated[  # noqa: ARG001 (read before Prefect is imported, see _prepare_environment)
+        bool, typer.Option("--verbose", help="Show Prefect's own log too.")
+    ] = False,
+) -> None:
+    """Embed a folder of images, find what is redundant, and write manifest and report."""
+    overrides = _without_none(
+        {
+            "source_url": source,
+            "workspace_url": workspace,
+            "price_per_image": price_per_image,
+            "allow_partial": allow_partial or None,
+            "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
+            "features": {"dtype": dtype, "image_size": image_size},
+            "neighbors": {"eps": eps},
+            "clusters": {"min_samples": min_samples, "keepers": keepers},
+            "execution": {
+                "images_per_shard": images_per_shard,
+                "workers": workers,
+                "weights_path": weights,
+            },
+        }
+    )
+    try:
+        settings = load_config(config, overrides)
+    except ConfigError as error:
+        _fail(str(error), EXIT_USAGE)
+    settings = settings.for_night(day.date() if day else _today(settings))
+    with _explained_errors(), _shown_progress():
+        from flows.dedup import dedup
+
+        summary = dedup(settings)
+    _print_summary(summary, as_json)
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A run id (with --workspace) or the URL of a manifest.", metavar="RUN|MANIFEST"
+        ),
+    ],
+    workspace: Annotated[str | None, typer.Option(help="Workspace that the run is in.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the manifest as CSV.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one JSON object.")
+    ] = False,
+) -> None:
+    """Show the summary of a run, or its manifest as CSV."""
+    is_manifest = what.endswith(".parquet")
+    if not is_manifest and workspace is None:
+        _fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
+    with _explained_errors():
+        from tasks.manifests import manifest_url_of, read_manifest, write_csv
+
+        manifest_url = what if is_manifest else manifest_url_of(str(workspace), what)
+        manifest = read_manifest(manifest_url)
+        if as_csv:
+            write_csv(manifest.table, sys.stdout.buffer)
+        else:
+            _print_summary(manifest.summary, as_json)
+
+
+def _prepare_environment() -> None:
+    """Defaults for Prefect, read when it is imported; what the user has set wins."""
+    defaults = {
+        # Without a server Prefect starts one for the run, which takes its time on a new machine.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    if "--verbose" not in sys.argv:
+        # Its errors come back as exceptions, which are explained below.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+
+
+@contextmanager
+def _explained_errors() -> Iterator[None]:
+    """One clear message for what a user can mend; a stack trace only for our own faults."""
+    from botocore.exceptions import BotoCoreError
+
+    from tasks.errors import DedupError
+
+    try:
+        yield
+    except DedupError as error:
+        _fail(str(error), EXIT_FAILED)
+    except (OSError, BotoCoreError) as error:
+        _fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
+
+
+class _LinesAboveTheBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        to_people.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f} images/s")
+
+
+class _ProgressBar:
+    """Shows the embedding on standard error, with rate and time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("embedding", total=None, visible=False)
+
+    def start(self, num_images: int) -> None:
+        self._progress.reset(self._task, total=num_images, visible=num_images > 0)
+
+    def advance(self, num_images: int) -> None:
+        self._progress.advance(self._task, num_images)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[None]:
+    handler = _LinesAboveTheBar()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("tasks", "flows"):
+        own = logging.getLogger(name)
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+        own.propagate = False  # Prefect's console handler would print every line again
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        Progress(*columns, console=to_people, transient=True) as progress,
+        watched_by(_ProgressBar(progress)),
+    ):
+        yield
+
+
+def _print_summary(summary: "Summary", as_json: bool) -> None:
+    from tasks.summary import summary_rows
+
+    if as_json:
+        sys.stdout.write(summary.model_dump_json() + "\n")
+        return
+    rows = summary_rows(summary)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        sys.stdout.write(f"{label:<{width}}  {value}\n")
+
+
+def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    """Drop what was not said, so that the profile or the default stands."""
+    said = {
+        name: _without_none(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if value is not None
+    }
+    return {name: value for name, value in said.items() if value != {}}
+
+
+def _suffixes(given: list[str] | None) -> list[str] | None:
+    if not given:
+        return None
+    return [] if "*" in given else given
+
+
+def _today(config: DedupConfig) -> date:
+    return datetime.now(ZoneInfo(config.time_zone)).date()
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    to_people.print(
+        f"error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
+    raise typer.Exit(status)

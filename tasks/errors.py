@@ -1,0 +1,69 @@
+"""The errors a user can cause or meet, and which faults are worth another try."""
+
+import errno
+
+
+class DedupError(Exception):
+    """Base of all errors that are explained to the user in one message, without a stack trace."""
+
+
+class SourceError(DedupError):
+    """The source cannot be listed."""
+
+
+class StorageError(DedupError):
+    """A location cannot be read or written, and trying again will not help."""
+
+
+class ArtifactError(DedupError):
+    """An artifact on storage is not what the stage that reads it expects."""
+
+
+class WeightsError(DedupError):
+    """The VGG16 weights are missing or are not the ImageNet weights."""
+
+
+class UnreadableImageError(DedupError):
+    """The bytes of one image cannot be decoded; becomes an error row, never a failed run."""
+
+
+class NightIncompleteError(DedupError):
+    """Some shards failed for good, so no manifest is written."""
+
+
+_PERMANENT_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+    }
+)
+_PERMANENT_BOTOCORE_ERRORS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether a fault can pass by itself: the network, throttling, a dead worker.
+
+    Args:
+        error: What a task raised.
+
+    Returns:
+        False for everything a person must mend (settings, permissions, a full disk, a missing
+        folder, a programming error), True for other input/output faults.
+    """
+    if isinstance(error, DedupError):
+        return False
+    if isinstance(error, OSError):
+        return error.errno not in _PERMANENT_ERRNOS
+    # botocore's, aiohttp's and the process pool's own errors do not derive from OSError.
+    names = {base.__name__ for base in type(error).__mro__}
+    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    if names & _PERMANENT_BOTOCORE_ERRORS:
+        return False
+    return "BrokenExecutor" in names or bool(modules & {"botocore", "aiobotocore", "aiohttp"})

@@ -1,0 +1,199 @@
+"""All image decoding: bytes in, the square of pixels that VGG16 sees out."""
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from tasks.errors import UnreadableImageError
+
+try:
+    import pillow_heif
+except ImportError:
+    _HEIF_VERSION = "none"
+else:
+    pillow_heif.register_heif_opener()
+    _HEIF_VERSION = pillow_heif.__version__
+
+DECODER = f"pillow {PIL.__version__}, pillow-heif {_HEIF_VERSION}"
+"""What decodes here. An image that one decoder cannot read may be readable for the next."""
+
+_SHARPNESS_SIZE = 448
+_THUMBNAIL_SIZE = 160
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS_THAT_TRANSPOSE = frozenset({5, 6, 7, 8})
+
+# Four workers decoding four 80-megapixel images at once would need gigabytes, so they take turns.
+_HUGE_PIXELS = 16_000_000
+_one_huge_image = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image, ready for the model."""
+
+    pixels: NDArray[np.uint8]
+    """`(S, S, 3)` uint8 RGB, upright, squeezed to the square whatever the aspect ratio."""
+    width: int
+    """Width of the upright image in pixels, before any scaling."""
+    height: int
+    """Height of the upright image in pixels, before any scaling."""
+    sharpness: float
+    """Variance of the Laplacian of the luma at 448 x 448; larger is sharper."""
+
+
+def decode_image(content: bytes, *, image_size: int, max_pixels: int) -> DecodedImage:
+    """Decode anything Pillow can open into the square that VGG16 sees.
+
+    The first frame of an animation counts. EXIF orientation is applied, transparency is laid over
+    white, 16-bit and floating-point samples are scaled to 8 bits. Large JPEGs are decoded at a
+    reduced scale that still is at least twice the square's side.
+
+    Args:
+        content: The whole file.
+        image_size: Side `S` of the square, in pixels.
+        max_pixels: Largest width times height that is decoded.
+
+    Raises:
+        UnreadableImageError: The bytes are no image, are truncated or broken, or hold more pixels
+            than allowed. The message is the same for the same bytes.
+    """
+    with _readable(content, max_pixels) as image:
+        return _decode(image, image_size)
+
+
+def make_thumbnail(content: bytes, *, max_pixels: int) -> bytes:
+    """Make a small upright JPEG of an image, its longer side at most 160 pixels.
+
+    Raises:
+        UnreadableImageError: As for `decode_image`.
+    """
+    with _readable(content, max_pixels) as image, _turn(image):
+        orientation = _orientation(image)
+        image.draft(None, (2 * _THUMBNAIL_SIZE, 2 * _THUMBNAIL_SIZE))
+        small = _to_rgb(image)
+        small.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
+        jpeg = io.BytesIO()
+        _upright(small, orientation).save(jpeg, "JPEG", quality=75)
+    return jpeg.getvalue()
+
+
+@contextmanager
+def _readable(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image, and say of everything that goes wrong with it that it is unreadable."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UnreadableImageError(
+                    f"decompression bomb: {width} x {height} pixels, "
+                    f"at most {max_pixels} are allowed"
+                )
+            yield image
+    except (UnreadableImageError, MemoryError):
+        raise
+    except PIL.UnidentifiedImageError:
+        reason = "empty file" if not content else "not an image in a known format"
+        raise UnreadableImageError(reason) from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"decompression bomb: {_one_line(error)}") from None
+    except Exception as error:  # Pillow's plugins raise nearly every type on broken bytes
+        raise UnreadableImageError(_one_line(error)) from None
+
+
+def _decode(image: Image.Image, image_size: int) -> DecodedImage:
+    width, height = image.size
+    orientation = _orientation(image)
+    with _turn(image):
+        smallest = max(2 * image_size, _SHARPNESS_SIZE)
+        image.draft(None, (smallest, smallest))  # a no-op for everything but JPEG
+        rgb = _to_rgb(image)
+        square = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        luma = rgb.convert("L").resize(
+            (_SHARPNESS_SIZE, _SHARPNESS_SIZE), Image.Resampling.BILINEAR
+        )
+    if orientation in _ORIENTATIONS_THAT_TRANSPOSE:
+        width, height = height, width
+    return DecodedImage(
+        pixels=np.asarray(_upright(square, orientation)),
+        width=width,
+        height=height,
+        sharpness=laplacian_variance(np.asarray(luma)),
+    )
+
+
+def laplacian_variance(luma: NDArray[np.uint8]) -> float:
+    """Measure sharpness as the variance of the Laplacian (Pech-Pacheco et al., 2000).
+
+    Args:
+        luma: `(H, W)` uint8, both at least 3.
+
+    Returns:
+        The variance over the inner `(H-2, W-2)` pixels, 0 for a flat image; float32 precision.
+    """
+    y = luma.astype(np.int32)
+    laplacian = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]
+    return float(np.float32(laplacian.var()))
+
+
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    return _one_huge_image if image.width * image.height > _HUGE_PIXELS else nullcontext()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF does not make the pixels unreadable
+        return 1
+
+
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(square: Image.Image, orientation: int) -> Image.Image:
+    transposition = _TRANSPOSITIONS.get(orientation)
+    return square if transposition is None else square.transpose(transposition)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _to_eight_bits(image).convert("RGB")
+    if image.mode == "LAB":
+        raise UnreadableImageError("colour mode LAB is not supported")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    samples = np.nan_to_num(np.asarray(image).astype(np.float64))
+    if image.mode.startswith("I;16"):
+        eight_bits = samples / 257.0
+    else:
+        # 32-bit and floating-point samples have no agreed range, so theirs is stretched.
+        lowest, highest = samples.min(), samples.max()
+        eight_bits = (samples - lowest) * (255.0 / (highest - lowest) if highest > lowest else 0.0)
+    return Image.fromarray(np.rint(eight_bits).clip(0, 255).astype(np.uint8), mode="L")
+
+
+def _one_line(error: Exception) -> str:
+    # Addresses in memory would make the manifest differ from run to run.
+    text = re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {text}"[:200] if text else type(error).__name__

@@ -1,0 +1,119 @@
+"""Every Arrow schema that is written to storage, and the fingerprints that name artifacts."""
+
+import hashlib
+import json
+
+import pyarrow as pa
+
+FEATURE_DIM = 512
+"""Length of a feature: the channels of VGG16's last convolution block."""
+
+SCHEMA_VERSION = 1
+"""Raised when the columns or meaning of an artifact change, so that older ones are not mixed in."""
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+INVENTORY = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("camera", pa.string(), nullable=False),
+        pa.field("captured_at", _TIME, nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+
+SHARD = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+    ]
+)
+
+FEATURES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sharpness", pa.float32()),
+        pa.field("feature", pa.list_(pa.float32(), FEATURE_DIM)),
+        pa.field("error", pa.string()),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        *INVENTORY,
+        pa.field("item_id", pa.int32()),
+        pa.field("sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("sharpness", pa.float32()),
+    ]
+)
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.int32(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+    ]
+)
+
+EDGES = pa.schema(
+    [
+        pa.field("item_id", pa.int32(), nullable=False),
+        pa.field("neighbor_id", pa.int32(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+CLUSTERS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("num_neighbors", pa.int32(), nullable=False),
+    ]
+)
+
+KEEPERS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("keeper_id", pa.string(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+MANIFEST = pa.schema(
+    [
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("cluster_id", pa.int32(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("keeper_url", pa.string()),
+        pa.field("distance", pa.float32()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+def fingerprint(*parts: object) -> str:
+    """Name a combination of inputs.
+
+    Args:
+        parts: Anything JSON can write; the order of dict keys does not matter.
+
+    Returns:
+        16 hexadecimal digits of the SHA-256 of the parts' canonical JSON.
+    """
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

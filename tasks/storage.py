@@ -1,0 +1,369 @@
+"""All access to storage: list, read, publish, download. Over fsspec, local or remote."""
+
+import atexit
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from tasks.errors import ArtifactError, SourceError, StorageError
+
+# Stores whose single PUT is atomic: a reader sees the old object or the new one, never a part.
+_ATOMIC_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+
+# fsspec multiplies these (attempts x operations), so an unplugged network fails within minutes.
+_S3_CLIENT_CONFIG = {
+    "connect_timeout": 10,
+    "read_timeout": 60,
+    "retries": {"max_attempts": 4, "mode": "standard"},
+}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file as a listing shows it."""
+
+    url: str
+    """Where it is; the name is escaped with backslashes when it is not valid UTF-8."""
+    relative_path: str
+    """The part of the URL below the listed folder, separated by slashes."""
+    size_bytes: int
+    etag: str
+    """The store's version tag, or `mtime_us:<microseconds since 1970>` where it has none."""
+    modified_at: datetime
+    """Time of the last change, in UTC."""
+    is_link: bool
+    is_name_valid: bool
+    """False when the name is not valid UTF-8 and so cannot be kept in a table."""
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Resolve a URL to its fsspec filesystem and the path on it.
+
+    Args:
+        url: Any fsspec URL, or a local path.
+
+    Raises:
+        StorageError: The protocol is unknown or its package is not installed.
+    """
+    protocol = fsspec.utils.get_protocol(url)
+    try:
+        fs = _filesystem(protocol)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"no storage for {url}: {error}") from None
+    return fs, str(fs._strip_protocol(url))
+
+
+@lru_cache
+def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
+    if protocol in ("s3", "s3a"):
+        # Other processes write to the same buckets: a cached listing would be stale.
+        return fsspec.filesystem(
+            protocol,
+            skip_instance_cache=True,
+            use_listings_cache=False,
+            config_kwargs=_S3_CLIENT_CONFIG,
+        )
+    return fsspec.filesystem(protocol)
+
+
+def absolute_url(url: str) -> str:
+    """The one spelling of a location: with its protocol, no trailing slash, links resolved."""
+    fs, path = filesystem(url)
+    if _is_local(fs):
+        path = os.path.realpath(path)
+    return str(fs.unstrip_protocol(path)).rstrip("/")
+
+
+def join(url: str, *names: str) -> str:
+    """Append path components to a URL."""
+    return "/".join([url.rstrip("/"), *names])
+
+
+def list_files(url: str) -> list[StoredFile]:
+    """List every file below a folder, sorted by URL.
+
+    Folders behind symbolic links are not entered; linked files are listed as links.
+
+    Args:
+        url: The folder, as `absolute_url` spells it.
+
+    Raises:
+        SourceError: The folder is missing, is a file, or may not be read.
+    """
+    fs, root = filesystem(url)
+    try:
+        if _is_local(fs) and not os.path.isdir(root):
+            found = "a file" if os.path.exists(root) else "nothing"
+            raise SourceError(f"expected a folder of images, found {found}: {url}")
+        if not _is_local(fs):
+            # An empty prefix is an empty night, but a missing bucket is a mistake.
+            fs.ls(root.split("/", 1)[0], detail=False, refresh=True)
+        found_files = fs.find(root, detail=True, on_error="raise")
+    except FileNotFoundError as error:
+        raise SourceError(f"no such bucket or folder: {url} ({error})") from None
+    except PermissionError as error:
+        raise SourceError(f"not allowed to list {url}: {error}") from None
+    if root in found_files:
+        raise SourceError(f"expected a folder of images, found a file: {url}")
+    files = [
+        _stored_file(fs, root, path, info)
+        for path, info in found_files.items()
+        if not path.endswith("/")  # S3 consoles make empty objects that stand for folders
+    ]
+    return sorted(files, key=lambda file: file.url)
+
+
+def _stored_file(
+    fs: fsspec.AbstractFileSystem, root: str, path: str, info: dict[str, Any]
+) -> StoredFile:
+    url = str(fs.unstrip_protocol(path))
+    printable = url.encode("utf-8", "backslashreplace").decode("utf-8")
+    return StoredFile(
+        url=printable,
+        relative_path=path[len(root) :].lstrip("/"),
+        size_bytes=int(info["size"]),
+        etag=_etag(info),
+        modified_at=_modified_at(info),
+        is_link=bool(info.get("islink")) or info.get("type") not in ("file", None),
+        is_name_valid=printable == url,
+    )
+
+
+def _etag(info: dict[str, Any]) -> str:
+    for name in ("ETag", "etag"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    return f"mtime_us:{_mtime_us(info)}"
+
+
+def _mtime_us(info: dict[str, Any]) -> int:
+    # fsspec gives seconds as a float, which holds microseconds but not nanoseconds.
+    return round(float(info.get("mtime") or 0.0) * 1_000_000)
+
+
+def _modified_at(info: dict[str, Any]) -> datetime:
+    modified = info.get("LastModified") or info.get("last_modified") or info.get("created")
+    if isinstance(modified, datetime):
+        return modified.astimezone(UTC)
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=_mtime_us(info))
+
+
+def exists(url: str) -> bool:
+    """Tell whether a file or folder is there."""
+    fs, path = filesystem(url)
+    return bool(fs.exists(path))
+
+
+def list_parquet(url: str) -> list[str]:
+    """URLs of the Parquet files right in a folder, sorted; empty when there is no such folder."""
+    fs, path = filesystem(url)
+    try:
+        names = fs.ls(path, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(str(fs.unstrip_protocol(name)) for name in names if name.endswith(".parquet"))
+
+
+def read_bytes(url: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        OSError: It cannot be read; `tasks.errors.is_transient` tells whether to try again.
+    """
+    fs, path = filesystem(url)
+    content: bytes = fs.cat_file(path)
+    return content
+
+
+def publish_bytes(url: str, content: bytes) -> None:
+    """Make a file appear in one step: readers see all of it or nothing.
+
+    Args:
+        url: Where; an existing file is replaced in the same single step.
+        content: The whole file.
+
+    Raises:
+        StorageError: The location is not writable or full.
+        OSError: Any other fault; nothing was published.
+    """
+    publish(url, lambda path: path.write_bytes(content))
+
+
+def publish(url: str, write: Callable[[Path], object]) -> None:
+    """Make a file that is written to a local path first appear in one step.
+
+    Args:
+        url: Where; an existing file is replaced in the same single step.
+        write: Writes the whole file to the path it is given.
+
+    Raises:
+        StorageError: The location is not writable or full.
+        OSError: Any other fault; nothing was published.
+    """
+    fs, path = filesystem(url)
+    try:
+        if _is_local(fs):
+            _publish_local(Path(path), write)
+        else:
+            _publish_remote(fs, path, write)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise StorageError(f"cannot write {url}: {error.strerror or error}") from error
+    except FileNotFoundError as error:
+        raise StorageError(f"no such bucket or folder to write {url}: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise StorageError(f"cannot write {url}: {error.strerror}") from error
+        raise
+
+
+def _publish_local(target: Path, write: Callable[[Path], object]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that the rename stays on one filesystem; listings ignore the name.
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        write(aside)
+        _sync(aside)
+        os.replace(aside, target)
+        _sync(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _publish_remote(
+    fs: fsspec.AbstractFileSystem, path: str, write: Callable[[Path], object]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="dedup-") as folder:
+        local = Path(folder) / "file"
+        write(local)
+        if _ATOMIC_PUT_PROTOCOLS & set(_protocols(fs)):
+            fs.put_file(str(local), path)
+            return
+        fs.makedirs(os.path.dirname(path), exist_ok=True)
+        aside = f"{path}.{secrets.token_hex(4)}.tmp"
+        fs.put_file(str(local), aside)
+        fs.mv(aside, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_table(url: str, table: pa.Table) -> None:
+    """Publish an Arrow table as Parquet (zstd); the same table gives the same bytes.
+
+    Raises:
+        StorageError: The location is not writable or full.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_statistics=True)
+    publish_bytes(url, sink.getvalue().to_pybytes())
+
+
+def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet artifact and check that it has the columns it should have.
+
+    Args:
+        url: The file.
+        schema: What it must contain; its own metadata may hold more.
+        columns: The columns wanted, by default all of the schema.
+
+    Raises:
+        ArtifactError: It is missing, is not Parquet, or has other columns or types.
+    """
+    wanted = columns if columns is not None else schema.names
+    try:
+        with open_file(url) as file:
+            table = pq.read_table(file, columns=wanted, partitioning=None)
+    except FileNotFoundError:
+        raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"expected a Parquet file, found something else: {url} ({error})"
+        ) from None
+    for name in wanted:
+        found = table.schema.field(name).type if name in table.schema.names else "no such column"
+        if found != schema.field(name).type:
+            raise ArtifactError(
+                f"column {name} is {found}, expected {schema.field(name).type}: {url}"
+            )
+    return table
+
+
+def read_metadata(url: str) -> dict[str, str]:
+    """Read the key-value metadata of a Parquet file without its rows.
+
+    Raises:
+        ArtifactError: It is missing or is not Parquet.
+    """
+    try:
+        with open_file(url) as file:
+            metadata = pq.read_schema(file).metadata or {}
+    except FileNotFoundError:
+        raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(
+            f"expected a Parquet file, found something else: {url} ({error})"
+        ) from None
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+@contextmanager
+def open_file(url: str) -> Iterator[Any]:
+    """Open a file for reading bytes at random positions."""
+    fs, path = filesystem(url)
+    with fs.open(path, "rb") as file:
+        yield file
+
+
+def local_path(url: str) -> Path:
+    """Give a file a local path, for readers that map it into memory.
+
+    A local file is used in place. A remote one is downloaded once per process and removed at its
+    end; so this is for artifacts of a run, whose content never changes.
+    """
+    fs, path = filesystem(url)
+    if _is_local(fs):
+        return Path(path)
+    with _download_lock:
+        return _download(url)
+
+
+_download_lock = threading.Lock()
+
+
+@lru_cache
+def _download(url: str) -> Path:
+    fs, path = filesystem(url)
+    folder = Path(tempfile.mkdtemp(prefix="dedup-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    local = folder / os.path.basename(path)
+    fs.get_file(path, str(local))
+    return local
+
+
+def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    return isinstance(fs, LocalFileSystem)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -1,0 +1,188 @@
+"""What a manifest amounts to: counts, bytes and cost."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict
+
+from tasks.distances import within
+
+
+class Counts(BaseModel):
+    """What can be counted in the rows of a manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_images: int
+    num_unreadable: int
+    """Rows that are skipped, whatever the reason."""
+    num_exact_copies: int
+    """Readable images whose content another readable image, earlier in the manifest, has too."""
+    num_clusters: int
+    cluster_sizes: dict[int, int]
+    """Number of clusters of each size, noise left out."""
+    num_noise: int
+    num_keep: int
+    num_remove: int
+    num_orphans: int
+    """Removed images whose keeper is farther away than eps; 0 unless keepers are `first`."""
+    bytes_total: int
+    bytes_saved: int
+    percent_annotation_left: float
+    """Kept images as a percentage of the readable ones; 100 when there are none."""
+
+
+class Summary(Counts):
+    """A run in numbers; `dedup run --json` prints it."""
+
+    run_id: str
+    source_url: str
+    manifest_url: str
+    report_url: str
+    is_complete: bool
+    """False when images are missing because their shard failed."""
+    eps: float
+    recall: float
+    """Measured share of the pairs within eps that the search found."""
+    is_search_exact: bool
+    weights_digest: str
+    num_embedded: int | None
+    """Images that went through VGG16 in this execution; the others had features already. None when
+    the summary was made from a manifest alone."""
+    num_ignored: dict[str, int]
+    """Files of the source that are no images of the run, by reason."""
+    cost_saved: float | None
+    """Removed images times the price per image, when there is one."""
+    cost_left: float | None
+    seconds: dict[str, float]
+    """Wall time of each stage of this execution."""
+
+
+def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
+    """Count what a manifest decides.
+
+    Args:
+        manifest: Table of `schemas.MANIFEST`.
+        eps: Largest cosine distance to a keeper that makes no orphan.
+    """
+    actions = Counter(manifest["action"].to_pylist())
+    readable = manifest.filter(pc.not_equal(manifest["action"], "skip"))
+    removed = manifest.filter(pc.equal(manifest["action"], "remove"))
+    labels = readable["cluster_id"].to_numpy()
+    sizes = Counter(Counter(labels[labels >= 0].tolist()).values())
+    num_distinct = pc.count_distinct(readable["sha256"]).as_py()
+    return Counts(
+        num_images=manifest.num_rows,
+        num_unreadable=actions["skip"],
+        num_exact_copies=readable.num_rows - num_distinct,
+        num_clusters=sum(sizes.values()),
+        cluster_sizes=dict(sorted(sizes.items())),
+        num_noise=int((labels == -1).sum()),
+        num_keep=actions["keep"],
+        num_remove=actions["remove"],
+        num_orphans=int((~within(removed["distance"].to_numpy(), eps)).sum()),
+        bytes_total=pc.sum(manifest["size_bytes"]).as_py() or 0,
+        bytes_saved=pc.sum(removed["size_bytes"]).as_py() or 0,
+        percent_annotation_left=(
+            round(100.0 * actions["keep"] / readable.num_rows, 2) if readable.num_rows else 100.0
+        ),
+    )
+
+
+def summarize(
+    manifest: pa.Table,
+    metadata: Mapping[str, str],
+    *,
+    manifest_url: str,
+    report_url: str,
+    price_per_image: float | None = None,
+    num_embedded: int | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> Summary:
+    """Summarise a run from its manifest.
+
+    Args:
+        manifest: Table of `schemas.MANIFEST`.
+        metadata: The manifest's own metadata.
+        manifest_url: Where it lies.
+        report_url: Where the report lies.
+        price_per_image: Cost of annotating one image.
+        num_embedded: Images embedded by this execution, if it is known.
+        seconds: Wall time of its stages, if it is known.
+    """
+    counts = count_decisions(manifest, eps=float(metadata["eps"]))
+    price = price_per_image
+    return Summary(
+        **counts.model_dump(),
+        run_id=metadata["run_id"],
+        source_url=metadata["source_url"],
+        manifest_url=manifest_url,
+        report_url=report_url,
+        is_complete=metadata["is_complete"] == "true",
+        eps=float(metadata["eps"]),
+        recall=float(metadata["recall"]),
+        is_search_exact=metadata["is_search_exact"] == "true",
+        weights_digest=metadata["weights_digest"],
+        num_embedded=num_embedded,
+        num_ignored=json.loads(metadata["num_ignored"]),
+        cost_saved=None if price is None else round(price * counts.num_remove, 2),
+        cost_left=None if price is None else round(price * counts.num_keep, 2),
+        seconds=dict(seconds or {}),
+    )
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str]]:
+    """The summary as labelled values for people, in reading order."""
+    sizes = ", ".join(f"{count} of {size}" for size, count in largest_first(summary.cluster_sizes))
+    ignored = ", ".join(f"{count} {reason}" for reason, count in summary.num_ignored.items())
+    rows = [
+        ("run", summary.run_id),
+        ("source", summary.source_url),
+        ("images", f"{summary.num_images:,}"),
+        ("unreadable (skipped)", f"{summary.num_unreadable:,}"),
+        ("exact copies", f"{summary.num_exact_copies:,}"),
+        ("clusters", f"{summary.num_clusters:,}" + (f" ({sizes} images)" if sizes else "")),
+        ("noise (always kept)", f"{summary.num_noise:,}"),
+        ("keep", f"{summary.num_keep:,}"),
+        ("remove", f"{summary.num_remove:,}"),
+        ("orphans", f"{summary.num_orphans:,}"),
+        ("bytes saved", f"{summary.bytes_saved:,} of {summary.bytes_total:,}"),
+        ("annotation cost left", f"{summary.percent_annotation_left:.1f} %"),
+        ("eps", f"{summary.eps:g}"),
+        ("recall of pairs within eps", _recall(summary)),
+        ("complete night", "yes" if summary.is_complete else "NO: some shards failed"),
+        ("embedded now", "" if summary.num_embedded is None else f"{summary.num_embedded:,}"),
+        ("left out of the listing", ignored or "nothing"),
+        ("weights", f"VGG16 ImageNet, sha256 {summary.weights_digest}"),
+        ("seconds", ", ".join(f"{stage} {value:.1f}" for stage, value in summary.seconds.items())),
+        ("manifest", summary.manifest_url),
+        ("report", summary.report_url),
+    ]
+    if summary.cost_saved is not None:
+        cost = (
+            "annotation cost",
+            f"{summary.cost_left:,.2f} left, {summary.cost_saved:,.2f} saved",
+        )
+        rows.insert(12, cost)
+    return [(label, value) for label, value in rows if value]
+
+
+def largest_first(cluster_sizes: Mapping[int, int], limit: int = 8) -> list[tuple[int, int]]:
+    """The largest cluster sizes and how many clusters have them."""
+    return sorted(cluster_sizes.items(), reverse=True)[:limit]
+
+
+def summary_markdown(summary: Summary) -> str:
+    """The summary as a Markdown table, for the Prefect UI."""
+    lines = ["| | |", "| --- | --- |"]
+    for label, value in summary_rows(summary):
+        lines.append(f"| {label} | {value.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def _recall(summary: Summary) -> str:
+    how = "every pair compared" if summary.is_search_exact else "approximate search"
+    return f"{summary.recall:.4f} ({how})"

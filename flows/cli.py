@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
+from flows.logs import OWN_LOGGERS
 from flows.progress import watched_by
 
 if TYPE_CHECKING:
@@ -229,10 +230,9 @@ class _ProgressBar:
 def _shown_progress() -> Iterator[None]:
     handler = _LinesAboveTheBar()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in ("tasks", "flows"):
+    for name in OWN_LOGGERS:
         own = logging.getLogger(name)
         own.addHandler(handler)
-        own.setLevel(logging.INFO)
         own.propagate = False  # Prefect's console handler would print every line again
     columns = (
         TextColumn("{task.description}"),

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from config import DedupConfig
 from flows.fan_out import Failure, fan_out
+from flows.logs import prepare_logs
 from flows.progress import watcher
 from tasks.errors import NightIncompleteError
 from tasks.references import Collection, FeatureFile, Index, Neighbors, SearchRange, Shard
@@ -44,6 +45,7 @@ def dedup(config: DedupConfig) -> Summary:
             run again embeds only what is missing.
         DedupError: Anything else that a person must mend.
     """
+    prepare_logs()
     scheduled = flow_run.scheduled_start_time.astimezone(ZoneInfo(config.time_zone))
     config = config.for_night(scheduled.date())
     seconds: dict[str, float] = {}

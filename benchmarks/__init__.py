@@ -1,0 +1,1 @@
+"""The demo and what measures quality and speed. Nothing here is needed to run the flows."""

@@ -242,7 +242,9 @@ def _shown_progress() -> Iterator[None]:
         TimeRemainingColumn(),
     )
     with (
-        Progress(*columns, console=to_people, transient=True) as progress,
+        Progress(
+            *columns, console=to_people, transient=True, disable=not to_people.is_terminal
+        ) as progress,
         watched_by(_ProgressBar(progress)),
     ):
         yield

@@ -3,6 +3,7 @@
 import io
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ except ImportError:
 else:
     pillow_heif.register_heif_opener()
     _HEIF_VERSION = pillow_heif.__version__
+
+# Pillow warns of odd files; what matters of it becomes an error row, the rest is noise at night.
+warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 DECODER = f"pillow {PIL.__version__}, pillow-heif {_HEIF_VERSION}"
 """What decodes here. An image that one decoder cannot read may be readable for the next."""
@@ -46,7 +50,7 @@ class DecodedImage:
     height: int
     """Height of the upright image in pixels, before any scaling."""
     sharpness: float
-    """Variance of the Laplacian of the luma at 448 x 448; larger is sharper."""
+    """See `sharpness_of`, measured at 448 x 448; larger is sharper."""
 
 
 def decode_image(content: bytes, *, image_size: int, max_pixels: int) -> DecodedImage:
@@ -125,12 +129,27 @@ def _decode(image: Image.Image, image_size: int) -> DecodedImage:
         pixels=np.asarray(_upright(square, orientation)),
         width=width,
         height=height,
-        sharpness=laplacian_variance(np.asarray(luma)),
+        sharpness=sharpness_of(np.asarray(luma)),
     )
 
 
+def sharpness_of(luma: NDArray[np.uint8]) -> float:
+    """Measure sharpness independently of exposure: variance of the Laplacian over that of the luma.
+
+    Without the division the brighter of two equal frames would count as the sharper one.
+
+    Args:
+        luma: `(H, W)` uint8, both at least 3.
+
+    Returns:
+        At least 0, and 0 for a flat image; float32 precision.
+    """
+    variance = float(luma.var(dtype=np.float64))
+    return float(np.float32(laplacian_variance(luma) / variance)) if variance else 0.0
+
+
 def laplacian_variance(luma: NDArray[np.uint8]) -> float:
-    """Measure sharpness as the variance of the Laplacian (Pech-Pacheco et al., 2000).
+    """Measure focus as the variance of the Laplacian (Pech-Pacheco et al., 2000).
 
     Args:
         luma: `(H, W)` uint8, both at least 3.

@@ -2,6 +2,7 @@
 
 import logging
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -262,7 +263,7 @@ def partition_ranges(cameras: list[str]) -> list[tuple[int, int]]:
         Start and end of each run, in order.
     """
     starts = [i for i, camera in enumerate(cameras) if i == 0 or camera != cameras[i - 1]]
-    return list(zip(starts, [*starts[1:], len(cameras)], strict=True))
+    return list(pairwise([*starts, len(cameras)]))
 
 
 @lru_cache(maxsize=2)

@@ -22,8 +22,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tasks.errors import ArtifactError, SourceError, StorageError
 
-# Stores whose single PUT is atomic: a reader sees the old object or the new one, never a part.
-_ATOMIC_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"})
+# Stores whose upload is atomic: a reader sees the old object or the new one, never a part.
+_BUCKET_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
+_ATOMIC_PUT_PROTOCOLS = _BUCKET_PROTOCOLS | {"az", "abfs", "abfss", "memory"}
 
 # fsspec multiplies these (attempts x operations), so an unplugged network fails within minutes.
 _S3_CLIENT_CONFIG = {
@@ -107,15 +108,15 @@ def list_files(url: str) -> list[StoredFile]:
     """
     fs, root = filesystem(url)
     try:
-        if _is_local(fs) and not os.path.isdir(root):
-            found = "a file" if os.path.exists(root) else "nothing"
-            raise SourceError(f"expected a folder of images, found {found}: {url}")
-        if not _is_local(fs):
-            # An empty prefix is an empty night, but a missing bucket is a mistake.
-            fs.ls(root.split("/", 1)[0], detail=False, refresh=True)
-        found_files = fs.find(root, detail=True, on_error="raise")
+        # An empty prefix is an empty night, but a missing folder or bucket is a mistake.
+        folder = root.partition("/")[0] if _has_buckets(fs) else root
+        if fs.info(folder)["type"] != "directory":
+            raise SourceError(f"expected a folder of images, found a file: {url}")
+        # Left to itself, fsspec passes silently over local folders that it may not read.
+        options = {"on_error": "raise"} if _is_local(fs) else {}
+        found_files = fs.find(root, detail=True, **options)
     except FileNotFoundError as error:
-        raise SourceError(f"no such bucket or folder: {url} ({error})") from None
+        raise SourceError(f"expected a folder of images, found nothing: {url}") from error
     except PermissionError as error:
         raise SourceError(f"not allowed to list {url}: {error}") from None
     if root in found_files:
@@ -359,6 +360,10 @@ def _download(url: str) -> Path:
     local = folder / os.path.basename(path)
     fs.get_file(path, str(local))
     return local
+
+
+def _has_buckets(fs: fsspec.AbstractFileSystem) -> bool:
+    return bool(_BUCKET_PROTOCOLS & set(_protocols(fs)))
 
 
 def _is_local(fs: fsspec.AbstractFileSystem) -> bool:

@@ -1,0 +1,79 @@
+"""Real servers and real photographs, shared by all tests."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+# Read when Prefect is imported. A home of its own, so that no test touches the user's.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="dedup-tests-prefect-")
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ.pop("PREFECT_API_URL", None)
+for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE"]:
+    del os.environ[name]
+
+import pytest  # noqa: E402
+import s3fs  # noqa: E402
+from hypothesis import settings  # noqa: E402
+from prefect.testing.utilities import prefect_test_harness  # noqa: E402
+
+from benchmarks.demo_night import GroundTruth, lay_out_night  # noqa: E402
+from tasks import storage  # noqa: E402
+from tests.s3_server import S3Server, run_s3_server  # noqa: E402
+
+# The machine that runs the tests may be slow; no test is about time.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
+
+@dataclass(frozen=True)
+class Night:
+    """A laid-out night of photographs."""
+
+    folder: Path
+    truth: GroundTruth
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """The demo's night: read it, never change it."""
+    folder = tmp_path_factory.mktemp("night") / "images"
+    return Night(folder, lay_out_night(folder))
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server that all flows of the session share."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with run_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh bucket, with the environment of a client that may do everything."""
+    for name, value in s3_server.admin.items():
+        monkeypatch.setenv(name, value)
+    storage._filesystem.cache_clear()
+    bucket = f"test-{uuid4().hex[:12]}"
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
+    yield f"s3://{bucket}"
+    storage._filesystem.cache_clear()
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder: once on the local disk, once on S3."""
+    if request.param == "local":
+        return str(tmp_path)
+    url: str = request.getfixturevalue("s3_url")
+    return f"{url}/place"

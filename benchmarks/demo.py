@@ -25,7 +25,7 @@ def main() -> int:
     arguments = [str(FOLDER / "images"), "--workspace", str(FOLDER / "workspace"), "--json"]
     print(f"\n$ dedup run {' '.join(arguments)}", flush=True)
     dedup = Path(sys.executable).parent / "dedup"
-    finished = subprocess.run(  # noqa: S603 (our own command)
+    finished = subprocess.run(
         [dedup, "run", *arguments], stdout=subprocess.PIPE, check=False
     )
     if finished.returncode:

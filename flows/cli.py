@@ -26,6 +26,7 @@ from rich.text import Text
 from config import ConfigError, DedupConfig, load_config
 from flows.logs import OWN_LOGGERS
 from flows.progress import watched_by
+from flows.temporary_server import ensure_server
 
 if TYPE_CHECKING:
     from tasks.summary import Summary
@@ -136,6 +137,7 @@ def run(
         _fail(str(error), EXIT_USAGE)
     settings = settings.for_night(day.date() if day else _today(settings))
     with _explained_errors(), _shown_progress():
+        ensure_server()
         from flows.dedup import dedup
 
         summary = dedup(settings)

@@ -68,7 +68,9 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return passes
 
 
-def test_manifest_of_the_night_is_the_expected_one(night: Night, done: tuple[Summary, Path]) -> None:
+def test_manifest_of_the_night_is_the_expected_one(
+    night: Night, done: tuple[Summary, Path]
+) -> None:
     summary, _ = done
     expected = (Path(__file__).parent / "expected_manifest.csv").read_text()
     source_url = storage.absolute_url(str(night.folder))

@@ -1,6 +1,7 @@
 """VGG16: the network that Keras describes, and features that depend on nothing but the image."""
 
 import importlib.metadata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,18 @@ def test_other_images_of_the_batch_do_not_change_a_bit(
     assert alone.shape == (1, 2, 2, FEATURE_DIM)
     assert alone.tobytes() == maps[2:3].tobytes()
     assert in_company[4:5].tobytes() == maps[2:3].tobytes()
+
+
+def test_threads_that_ask_at_once_get_the_same_maps(
+    pixels: np.ndarray, maps: np.ndarray, weights_path: str
+) -> None:
+    def maps_of(item: int) -> np.ndarray:
+        return vgg16_maps(pixels[item : item + 1], batch_size=8, weights_path=weights_path)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(maps_of, range(8)))
+
+    assert np.concatenate(found).tobytes() == maps.tobytes()
 
 
 def test_bfloat16_features_are_near_the_float32_ones(

@@ -1,0 +1,123 @@
+"""How well features tell same from different: `python -m benchmarks.quality FOLDER`.
+
+The folder holds a groups.csv whose first two columns are a path and the group it belongs to. Two
+ways of getting features are compared on the same images: ours (reduced JPEG decoding, our batches)
+and the plain one (full decoding, Keras's own preprocessing and pooling).
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from config import DedupConfig, FeatureSettings
+from tasks.quiet_tensorflow import tensorflow
+from tasks.stage03_embed_shard import embed_images, embed_pixels
+from tasks.vgg16 import normalize_features
+from tasks.weights import LAYERS, find_weights
+
+Features = NDArray[np.float32]
+
+
+def main() -> int:
+    """Print one line per way of getting features."""
+    if len(sys.argv) < 2:
+        print("usage: python -m benchmarks.quality FOLDER [float32|bfloat16] [IMAGE_SIZE]")
+        return 2
+    folder = Path(sys.argv[1])
+    settings = FeatureSettings.model_validate(
+        {"dtype": sys.argv[2] if len(sys.argv) > 2 else "float32"}
+        | ({"image_size": int(sys.argv[3])} if len(sys.argv) > 3 else {})
+    )
+    with (folder / "groups.csv").open(newline="") as file:
+        rows = [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
+    paths = [find_image(folder, path) for path, _ in rows]
+    groups = np.unique([group for _, group in rows], return_inverse=True)[1]
+    print(f"{len(paths)} images in {groups.max() + 1} groups: {folder.name}")
+    ours = our_features(paths, settings)
+    print(f"this project   {describe(ours, groups)}")
+    if settings == FeatureSettings():
+        plain = plain_features(paths)
+        print(f"plain Keras    {describe(plain, groups)}")
+        moved = 1 - np.einsum("ij,ij->i", ours, plain)
+        print(f"largest cosine distance between the two features of an image: {moved.max():.5f}")
+    return 0
+
+
+def find_image(folder: Path, path: str) -> Path:
+    """The file of a groups.csv row: below the folder, or below its only subfolder."""
+    for candidate in (folder / path, *folder.glob(f"*/{path}")):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{folder}: groups.csv names {path}, which is not there")
+
+
+def our_features(paths: list[Path], settings: FeatureSettings) -> Features:
+    """Features as the flow computes them: `(N, 512)` float32."""
+    config = DedupConfig(source_url="unused", workspace_url="unused", features=settings)
+    images = [{"url": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    rows = embed_images(
+        images,
+        read=lambda url: Path(url).read_bytes(),
+        embed=lambda pixels: embed_pixels(pixels, config),
+        settings=settings,
+        batch_size=config.execution.batch_size,
+    )
+    return np.stack([row["feature"] for row in rows])
+
+
+def plain_features(paths: list[Path]) -> Features:
+    """Features by the shortest way through Keras: `(N, 512)` float32."""
+    keras = tensorflow().keras
+    tensors = find_weights(None)
+    model = keras.applications.VGG16(
+        include_top=False, weights=None, pooling="avg", input_shape=(224, 224, 3)
+    )
+    for layer in LAYERS:
+        model.get_layer(layer).set_weights([tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]])
+    pooled = []
+    for path in paths:
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        pixels = np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+        pooled.append(model(keras.applications.vgg16.preprocess_input(pixels[None])).numpy()[0])
+    return normalize_features(np.stack(pooled), power=0.5)
+
+
+def describe(features: Features, groups: NDArray[np.int64]) -> str:
+    """Mean average precision, recall at precision 0.99 and best F1, in words."""
+    precision, recall = precision_and_recall(features, groups)
+    at_99 = recall[precision >= 0.99].max(initial=0.0)
+    f1 = (2 * precision * recall / (precision + recall)).max()
+    mean_ap = mean_average_precision(features, groups)
+    return f"mAP {mean_ap:.3f}  recall at precision 0.99 {at_99:.3f}  best F1 {f1:.3f}"
+
+
+def precision_and_recall(
+    features: Features, groups: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision and recall of same-group pairs when ever more distant pairs are accepted."""
+    first, second = np.triu_indices(len(features), 1)
+    distances = 1 - np.einsum("ij,ij->i", features[first], features[second])
+    same = (groups[first] == groups[second])[np.argsort(distances, kind="stable")]
+    hits = np.cumsum(same)
+    return hits / np.arange(1, len(same) + 1), hits / hits[-1]
+
+
+def mean_average_precision(features: Features, groups: NDArray[np.int64]) -> float:
+    """Mean over all images of the average precision of their ranked neighbours."""
+    similarity = features @ features.T
+    np.fill_diagonal(similarity, -np.inf)
+    averages = []
+    for query in range(len(features)):
+        ranked = np.argsort(-similarity[query], kind="stable")[:-1]
+        ranks = np.flatnonzero(groups[ranked] == groups[query]) + 1
+        if len(ranks):
+            averages.append((np.arange(1, len(ranks) + 1) / ranks).mean())
+    return float(np.mean(averages))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The `dedup` command, as a process of its own."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from tests.conftest import Night
+
+DEDUP = str(Path(sys.executable).parent / "dedup")
+SUMMARY_FIELDS = {
+    *("run_id", "manifest_url", "is_complete", "num_images", "num_unreadable", "num_exact_copies"),
+    *("num_clusters", "num_noise", "num_keep", "num_remove", "num_orphans", "bytes_saved"),
+    *("recall", "num_embedded", "seconds"),
+}
+
+
+def dedup(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [DEDUP, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture
+def with_server(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this test use the session's Prefect server."""
+    monkeypatch.setenv("PREFECT_API_URL", PREFECT_API_URL.value())
+
+
+def test_run_without_a_server_prints_one_json_object_and_show_repeats_it(
+    night: Night, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "workspace"
+    finished = dedup("run", night.folder, "--workspace", workspace, "--image-size", 64, "--json")
+    assert finished.returncode == 0, finished.stderr
+    summary = json.loads(finished.stdout)
+    assert summary.keys() >= SUMMARY_FIELDS
+    assert (summary["num_images"], summary["num_unreadable"], summary["num_orphans"]) == (43, 1, 0)
+    assert "shard 0: 43 images, 1 unreadable" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "oneDNN" not in finished.stderr
+
+    shown = dedup("show", summary["run_id"], "--workspace", workspace, "--json")
+    again = json.loads(shown.stdout)
+    of_this_execution = ("num_embedded", "seconds")
+    assert {name: again[name] for name in again if name not in of_this_execution} == {
+        name: summary[name] for name in summary if name not in of_this_execution
+    }
+
+    rows = list(csv.DictReader(io.StringIO(dedup("show", summary["manifest_url"], "--csv").stdout)))
+    assert len(rows) == 43
+    assert list(rows[0]) == [
+        *("url", "size_bytes", "etag", "sha256", "cluster_id", "action", "keeper_url"),
+        *("distance", "reason"),
+    ]
+
+
+def test_summary_for_people_names_manifest_and_report(
+    night: Night, tmp_path: Path, with_server: None
+) -> None:
+    arguments = ("--image-size", 32, "--price-per-image", 0.5, "--workers", 2)
+    finished = dedup("run", night.folder / "junction-1", "--workspace", tmp_path, *arguments)
+    lines = dict(line.split("  ", 1) for line in finished.stdout.splitlines())
+    assert finished.returncode == 0, finished.stderr
+    assert lines["images"].strip() == "6"
+    assert lines["annotation cost"].strip() == "0.50 left, 2.50 saved"
+    assert Path(lines["manifest"].strip().removeprefix("file://")).is_file()
+    assert Path(lines["report"].strip().removeprefix("file://")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps", "7"], "neighbors.eps: Input should be less than or equal to 1"),
+        (["--keepers", "best"], "clusters.keepers: Input should be 'cover' or 'first'"),
+        (["--config", "no-such.yaml"], "cannot read config no-such.yaml: No such file"),
+        (["--partition-by", "("], "source.partition_by: not a regular expression"),
+        (["--suffix", "jpg"], "expected a suffix that starts with a dot, found 'jpg'"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_one_message(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    finished = dedup("run", tmp_path, "--workspace", tmp_path / "w", *arguments)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert message in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "w").exists()
+
+
+def test_credentials_in_a_url_are_refused_and_not_repeated(tmp_path: Path) -> None:
+    finished = dedup("run", "s3://key:topsecret@bucket/night", "--workspace", tmp_path)
+    assert finished.returncode == 2
+    assert "the URL carries credentials" in finished.stderr
+    assert "topsecret" not in finished.stderr
+
+
+def test_failure_exits_with_1_and_one_message(tmp_path: Path, with_server: None) -> None:
+    finished = dedup("run", tmp_path / "nowhere", "--workspace", tmp_path / "w", "--json")
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.strip() == (
+        f"error: expected a folder of images, found nothing: file://{tmp_path}/nowhere"
+    )
+
+
+def test_wrong_weights_exit_with_1_and_the_tensor(
+    night: Night, tmp_path: Path, with_server: None
+) -> None:
+    (tmp_path / "weights.h5").write_bytes(b"no weights")
+    arguments = ("--workspace", tmp_path / "w", "--weights", tmp_path / "weights.h5")
+    finished = dedup("run", night.folder, *arguments)
+    assert finished.returncode == 1
+    assert f"cannot read {tmp_path}/weights.h5" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_show_of_a_missing_manifest_exits_with_1(tmp_path: Path) -> None:
+    finished = dedup("show", tmp_path / "manifest.parquet")
+    assert finished.returncode == 1
+    assert "expected a Parquet file, found nothing" in finished.stderr
+
+
+def test_show_of_a_run_needs_its_workspace() -> None:
+    finished = dedup("show", "night-0123")
+    assert finished.returncode == 2
+    assert "give its --workspace" in finished.stderr
+
+
+def test_template_takes_the_date_that_was_said(tmp_path: Path, with_server: None) -> None:
+    (tmp_path / "2026-01-31").mkdir()
+    source = tmp_path / "{yesterday}"
+    arguments = ("--workspace", tmp_path / "w", "--date", "2026-02-01", "--json")
+    finished = dedup("run", source, *arguments)
+    assert json.loads(finished.stdout)["source_url"] == f"file://{tmp_path}/2026-01-31"

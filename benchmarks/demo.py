@@ -25,9 +25,7 @@ def main() -> int:
     arguments = [str(FOLDER / "images"), "--workspace", str(FOLDER / "workspace"), "--json"]
     print(f"\n$ dedup run {' '.join(arguments)}", flush=True)
     dedup = Path(sys.executable).parent / "dedup"
-    finished = subprocess.run(
-        [dedup, "run", *arguments], stdout=subprocess.PIPE, check=False
-    )
+    finished = subprocess.run([dedup, "run", *arguments], stdout=subprocess.PIPE, check=False)
     if finished.returncode:
         return finished.returncode
     manifest = read_manifest(json.loads(finished.stdout)["manifest_url"])

@@ -9,6 +9,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from config import ExecutionSettings
+from tasks.errors import is_dead_worker
 
 Reference = TypeVar("Reference")
 Result = TypeVar("Result")
@@ -24,7 +25,7 @@ class Failure(Generic[Reference]):
 
 @dataclass(frozen=True)
 class Outcome(Generic[Reference, Result]):
-    """What became of a fan-out, in the order of the references."""
+    """What became of a fan-out."""
 
     results: list[Result]
     failures: list[Failure[Reference]]
@@ -47,7 +48,29 @@ def fan_out(
         on_done: Called with each reference as soon as its task has finished well.
     """
     ((name, references),) = mapped.items()
-    # A runner of its own for every fan-out: a process pool that broke is gone afterwards.
+    outcome = _run_once(task, name, references, fixed, execution, on_done)
+    for _ in range(execution.max_retries):
+        orphaned = [failure for failure in outcome.failures if is_dead_worker(failure.error)]
+        if not orphaned:
+            break
+        # One dead worker breaks the whole pool, whatever Prefect's retries say: a new pool does
+        # what the old one left.
+        again = _run_once(
+            task, name, [failure.reference for failure in orphaned], fixed, execution, on_done
+        )
+        others = [failure for failure in outcome.failures if failure not in orphaned]
+        outcome = Outcome(outcome.results + again.results, others + again.failures)
+    return outcome
+
+
+def _run_once(
+    task: Task[..., Result],
+    name: str,
+    references: Sequence[Reference],
+    fixed: Mapping[str, Any],
+    execution: ExecutionSettings,
+    on_done: Callable[[Reference], None] | None,
+) -> Outcome[Reference, Result]:
     with task_runner(execution) as runner:
         everywhere = {name: unmapped(value) for name, value in fixed.items()}
         # Prefect types the task as one that might be a coroutine; ours never are.

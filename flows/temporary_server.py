@@ -1,5 +1,6 @@
 """A Prefect server for one command, where none is configured; it never outlives the command."""
 
+import os
 import subprocess
 
 # Kept for as long as the process lives: forgetting one would close its pipe.
@@ -19,6 +20,7 @@ def ensure_server() -> None:
         return
     server = SubprocessASGIServer()  # the very one that Prefect's client will find running
     server.start()
+    os.environ["PREFECT_API_URL"] = server.api_url  # worker processes are to use it too
     if server.server_process is None:
         raise RuntimeError("Prefect's temporary server has no process")
     # `read` ends when our end of the pipe closes, and that happens however we die.

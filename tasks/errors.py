@@ -1,6 +1,7 @@
 """The errors a user can cause or meet, and which faults are worth another try."""
 
 import errno
+from concurrent.futures import BrokenExecutor
 
 
 class DedupError(Exception):
@@ -66,4 +67,9 @@ def is_transient(error: BaseException) -> bool:
     modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
     if names & _PERMANENT_BOTOCORE_ERRORS:
         return False
-    return "BrokenExecutor" in names or bool(modules & {"botocore", "aiobotocore", "aiohttp"})
+    return is_dead_worker(error) or bool(modules & {"botocore", "aiobotocore", "aiohttp"})
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """Tell whether a process of a pool died, which ends every task of the pool."""
+    return isinstance(error, BrokenExecutor)

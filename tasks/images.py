@@ -29,6 +29,11 @@ warnings.filterwarnings("ignore", module=r"PIL\..*")
 DECODER = f"pillow {PIL.__version__}, pillow-heif {_HEIF_VERSION}"
 """What decodes here. An image that one decoder cannot read may be readable for the next."""
 
+Image.init()
+# Pillow hands PostScript to Ghostscript, a program that nobody should feed strangers' files.
+_FORMATS = tuple(sorted(set(Image.OPEN) - {"EPS"}))
+_FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
+
 _SHARPNESS_SIZE = 448
 _THUMBNAIL_SIZE = 160
 _ORIENTATION_TAG = 0x0112
@@ -93,7 +98,7 @@ def make_thumbnail(content: bytes, *, max_pixels: int) -> bytes:
 def _readable(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image, and say of everything that goes wrong with it that it is unreadable."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UnreadableImageError(
@@ -167,6 +172,8 @@ def _turn(image: Image.Image) -> AbstractContextManager[object]:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns TIFFs by itself
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken EXIF does not make the pixels unreadable
@@ -202,12 +209,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    samples = np.nan_to_num(np.asarray(image).astype(np.float64))
-    if image.mode.startswith("I;16"):
+    samples = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _FORMATS_OF_16_BITS):
         eight_bits = samples / 257.0
     else:
-        # 32-bit and floating-point samples have no agreed range, so theirs is stretched.
-        lowest, highest = samples.min(), samples.max()
+        # 32-bit and floating-point samples have no agreed range, so theirs is stretched; one
+        # infinite sample must not stretch all others into black.
+        finite = samples[np.isfinite(samples)]
+        lowest, highest = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        samples = np.nan_to_num(samples, nan=lowest, posinf=highest, neginf=lowest)
         eight_bits = (samples - lowest) * (255.0 / (highest - lowest) if highest > lowest else 0.0)
     return Image.fromarray(np.rint(eight_bits).clip(0, 255).astype(np.uint8), mode="L")
 

@@ -98,9 +98,11 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def _write_matrix(path: Path, store: str, item_of: dict[str, int]) -> None:
-    matrix = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(len(item_of), FEATURE_DIM)
-    )
+    matrix = np.zeros((len(item_of), FEATURE_DIM), np.float32)
     for items, features in iterate_features(store, item_of):
         matrix[items] = features
-    matrix.flush()
+    # Written plainly: on a full disk a memory map would kill the process, and np.save hides why.
+    with path.open("wb") as file:
+        header = np.lib.format.header_data_from_array_1_0(matrix)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(matrix.data)

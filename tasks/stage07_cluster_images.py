@@ -70,16 +70,21 @@ def dbscan_labels(graph: csr_matrix, *, eps: float, min_samples: int) -> NDArray
     """
     if graph.shape[0] == 0:
         return np.empty(0, np.int32)
-    # A radius of 0 is refused by scikit-learn; no stored distance lies between 0 and this one.
-    radius = max(float(np.float32(eps)), float(np.finfo(np.float32).tiny))
-    labels = DBSCAN(eps=radius, min_samples=min_samples, metric="precomputed").fit_predict(graph)
+    # scikit-learn compares in float32 and refuses a radius of 0.
+    radius = np.float32(eps)
+    if radius > eps:
+        radius = np.nextafter(radius, np.float32(0))
+    radius = max(radius, np.finfo(np.float32).tiny)
+    labels = DBSCAN(eps=float(radius), min_samples=min_samples, metric="precomputed").fit_predict(
+        graph
+    )
     return number_by_first_appearance(labels)
 
 
 def number_by_first_appearance(labels: NDArray[np.int64]) -> NDArray[np.int32]:
     """Renumber labels 0, 1, 2, … in the order in which they appear; -1 stays."""
-    numbered = np.full(len(labels), -1, np.int32)
-    values, first = np.unique(labels, return_index=True)
-    for number, value in enumerate(values[values >= 0][np.argsort(first[values >= 0])]):
-        numbered[labels == value] = number
-    return numbered
+    values, first, position = np.unique(labels, return_index=True, return_inverse=True)
+    is_cluster = values >= 0
+    numbers = np.full(len(values), -1, np.int32)
+    numbers[np.flatnonzero(is_cluster)[np.argsort(first[is_cluster])]] = np.arange(is_cluster.sum())
+    return numbers[position]

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,14 +107,19 @@ def verify_weights(tensors: Tensors) -> None:
     """Compare every tensor with the digest pinned for it.
 
     Raises:
-        WeightsError: One is missing or differs; names the first such tensor.
+        WeightsError: One is missing or differs in shape or value; names the first such tensor.
     """
+    channels_in = 3
     for name, expected in SHA256.items():
         if name not in tensors:
             raise WeightsError(f"{name} is missing")
         found = hashlib.sha256(np.ascontiguousarray(tensors[name], dtype="<f4").data).hexdigest()
         if found != expected:
             raise WeightsError(f"{name} has SHA-256 {found[:12]}…, expected {expected[:12]}…")
+        shape = tensors[name].shape
+        if name.endswith("/kernel") and shape[:3] != (3, 3, channels_in):
+            raise WeightsError(f"{name} has shape {shape}, expected (3, 3, {channels_in}, …)")
+        channels_in = shape[-1]
 
 
 def read_weights(path: Path) -> Tensors:
@@ -197,11 +203,13 @@ def _read_h5(path: Path) -> Tensors:
 
     tensors: dict[str, NDArray[np.float32]] = {}
 
-    def collect(name: str, node: object) -> None:
-        layers = set(name.split("/")) & set(LAYERS)
-        if layers and isinstance(node, h5py.Dataset):
-            part = "kernel" if node.ndim == 4 else "bias"
-            tensors[f"{layers.pop()}/{part}"] = node[()]
+    def collect(path: str, node: Any) -> None:
+        if not isinstance(node, h5py.Dataset):
+            return
+        # The old layout has the layer in the path, Keras 3 in an attribute of the group.
+        names = {*path.split("/"), node.parent.attrs.get("name")} & set(LAYERS)
+        for layer in names:
+            tensors[f"{layer}/{'kernel' if node.ndim == 4 else 'bias'}"] = node[()]
 
     with h5py.File(path, "r") as file:
         file.visititems(collect)

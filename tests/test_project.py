@@ -29,7 +29,9 @@ def test_importing_the_flow_does_not_import_tensorflow() -> None:
 
 def test_lock_pins_what_works_together() -> None:
     pins = dict(
-        re.findall(r"^([a-z0-9-]+)==(\d+(?:\.\d+)*)", (ROOT / "requirements/lock.txt").read_text(), re.M)
+        re.findall(
+            r"^([a-z0-9-]+)==(\d+(?:\.\d+)*)", (ROOT / "requirements/lock.txt").read_text(), re.M
+        )
     )
     version = {name: tuple(map(int, pin.split("."))) for name, pin in pins.items()}
     # Prefect 3.8 dies with newer FastAPI; with SQLAlchemy 2.1 its schedules silently never fire.

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL
 
@@ -29,6 +30,31 @@ def manifest_bytes(finished: "subprocess.CompletedProcess[bytes]") -> bytes:
     assert finished.returncode == 0
     url: str = json.loads(finished.stdout)["manifest_url"]
     return Path(url.removeprefix("file://")).read_bytes()
+
+
+def test_killed_worker_process_is_replaced(
+    night: Night, tmp_path: Path, prefect_server: None
+) -> None:
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("execution: {task_runner: processes}\nfeatures: {image_size: 64}\n")
+    arguments = ["--config", str(profile), "--images-per-shard", "4", "--workers", "2", "--json"]
+    process = subprocess.Popen(
+        [DEDUP, "run", str(night.folder), "--workspace", str(tmp_path / "workspace"), *arguments],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
+    )
+    while not features(tmp_path / "workspace"):
+        assert process.poll() is None
+        time.sleep(0.1)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
+    workers[0].kill()
+    stdout, _ = process.communicate()
+    assert process.returncode == 0
+    assert json.loads(stdout)["num_images"] == 43
 
 
 def features(workspace: Path) -> set[Path]:

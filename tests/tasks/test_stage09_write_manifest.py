@@ -1,0 +1,225 @@
+"""The manifest: one decision per image, and why."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from config import DedupConfig
+from tasks import storage
+from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
+from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
+from tasks.stage09_write_manifest import (
+    manifest_table,
+    reason_to_remove,
+    reason_to_skip,
+    write_manifest,
+)
+from tasks.weights import WEIGHTS_DIGEST
+
+NOT_EMBEDDED = "not embedded: its shard failed"
+
+
+def image(name: str, sha256: str | None = None, error: str | None = None) -> dict[str, Any]:
+    return {
+        "image_id": f"id-{name}",
+        "url": f"s3://bucket/{name}.jpg",
+        "size_bytes": len(name),
+        "etag": f"etag-{name}",
+        "camera": "",
+        "captured_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "sha256": sha256,
+        "error": error,
+    }
+
+
+def images_of(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), IMAGES)
+
+
+def clusters_of(labels: dict[str, int]) -> pa.Table:
+    rows = [
+        {"image_id": f"id-{name}", "cluster_id": label, "num_neighbors": 0}
+        for name, label in labels.items()
+    ]
+    return pa.Table.from_pylist(rows, CLUSTERS)
+
+
+def keepers_of(**keepers: tuple[str, float]) -> pa.Table:
+    rows = [
+        {"image_id": f"id-{name}", "keeper_id": f"id-{keeper}", "distance": distance}
+        for name, (keeper, distance) in keepers.items()
+    ]
+    return pa.Table.from_pylist(rows, KEEPERS)
+
+
+IMAGES_OF_THE_NIGHT = images_of(
+    image("broken", sha256="00", error="empty file"),
+    image("copy", sha256="aa"),
+    image("failed", error=NOT_EMBEDDED),
+    image("far", sha256="bb"),
+    image("gone", error="file is gone"),
+    image("keeper", sha256="aa"),
+    image("near", sha256="cc"),
+    image("unique", sha256="dd"),
+)
+# In the order of items, which is another one.
+CLUSTERS_OF_THE_NIGHT = clusters_of({"unique": -1, "near": 3, "keeper": 3, "far": 3, "copy": 3})
+KEEPERS_OF_THE_NIGHT = keepers_of(
+    near=("keeper", 0.03125), far=("keeper", 0.125), copy=("keeper", 0.0)
+)
+
+
+def test_every_image_gets_one_decision() -> None:
+    manifest = manifest_table(
+        IMAGES_OF_THE_NIGHT, CLUSTERS_OF_THE_NIGHT, KEEPERS_OF_THE_NIGHT, eps=0.05
+    )
+
+    assert manifest.schema.equals(MANIFEST)
+    keeper = "s3://bucket/keeper.jpg"
+    lines = [
+        # url, bytes, etag, sha256, cluster, action, keeper, distance, reason
+        ("broken", 6, "00", -1, "skip", None, None, "unreadable: empty file"),
+        ("copy", 4, "aa", 3, "remove", keeper, 0.0, "exact copy"),
+        ("failed", 6, None, -1, "skip", None, None, "not embedded: its shard failed"),
+        ("far", 3, "bb", 3, "remove", keeper, 0.125, "same cluster"),
+        ("gone", 4, None, -1, "skip", None, None, "unreadable: file is gone"),
+        ("keeper", 6, "aa", 3, "keep", None, None, "keeper"),
+        ("near", 4, "cc", 3, "remove", keeper, 0.03125, "within eps"),
+        ("unique", 6, "dd", -1, "keep", None, None, "unique"),
+    ]
+    assert [tuple(row.values()) for row in manifest.to_pylist()] == [
+        (f"s3://bucket/{name}.jpg", size, f"etag-{name}", *rest) for name, size, *rest in lines
+    ]
+
+
+def test_manifest_is_sorted_by_url_as_the_images_are() -> None:
+    manifest = manifest_table(
+        IMAGES_OF_THE_NIGHT, CLUSTERS_OF_THE_NIGHT, KEEPERS_OF_THE_NIGHT, eps=0.05
+    )
+    urls = manifest["url"].to_pylist()
+    assert urls == sorted(urls)
+
+
+def test_order_of_clusters_and_keepers_does_not_matter() -> None:
+    usual = manifest_table(
+        IMAGES_OF_THE_NIGHT, CLUSTERS_OF_THE_NIGHT, KEEPERS_OF_THE_NIGHT, eps=0.05
+    )
+    backwards = manifest_table(
+        IMAGES_OF_THE_NIGHT,
+        CLUSTERS_OF_THE_NIGHT[::-1],
+        KEEPERS_OF_THE_NIGHT[::-1],
+        eps=0.05,
+    )
+    assert usual == backwards
+
+
+def test_keepers_of_one_cluster_may_be_several() -> None:
+    manifest = manifest_table(
+        images_of(*(image(name, sha256=name) for name in "abcd")),
+        clusters_of(dict.fromkeys("abcd", 0)),
+        keepers_of(a=("b", 0.01), d=("c", 0.02)),
+        eps=0.05,
+    )
+    assert manifest["reason"].to_pylist() == ["within eps", "keeper", "keeper", "within eps"]
+    assert manifest["keeper_url"].to_pylist() == [
+        "s3://bucket/b.jpg",
+        None,
+        None,
+        "s3://bucket/c.jpg",
+    ]
+
+
+def test_only_image_of_its_cluster_is_a_keeper() -> None:
+    table = manifest_table(
+        images_of(image("a", sha256="aa")), clusters_of({"a": 0}), keepers_of(), eps=0.05
+    )
+    assert table.select(["cluster_id", "action", "reason"]).to_pylist() == [
+        {"cluster_id": 0, "action": "keep", "reason": "keeper"}
+    ]
+
+
+def test_empty_night_has_an_empty_manifest() -> None:
+    table = manifest_table(images_of(), clusters_of({}), keepers_of(), eps=0.05)
+    assert (table.num_rows, table.schema.equals(MANIFEST)) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("is_copy", "distance", "reason"),
+    [
+        (True, 0.0, "exact copy"),
+        (True, 0.3, "exact copy"),
+        (False, 0.0, "within eps"),
+        (False, float(np.nextafter(np.float32(0.05), np.float32(0))), "within eps"),
+        (False, float(np.float32(0.05)), "same cluster"),  # the float32 is a little above 0.05
+        (False, 0.3, "same cluster"),
+    ],
+)
+def test_reason_to_remove(is_copy: bool, distance: float, reason: str) -> None:
+    assert reason_to_remove(is_copy=is_copy, distance=distance, eps=0.05) == reason
+
+
+def test_eps_itself_is_within_eps() -> None:
+    assert reason_to_remove(is_copy=False, distance=0.125, eps=0.125) == "within eps"
+
+
+def test_reason_to_skip_tells_a_bad_image_from_a_failed_shard() -> None:
+    assert reason_to_skip("empty file") == "unreadable: empty file"
+    assert reason_to_skip(NOT_EMBEDDED) == NOT_EMBEDDED
+
+
+class TestWriteManifest:
+    @pytest.fixture
+    def metadata(self, place: str) -> dict[str, str]:
+        """What the manifest of a partial night says of itself."""
+        return self.write(place, num_missing=1, neighbors=Neighbors((), recall=0.9995, depth=8))
+
+    def write(self, place: str, *, num_missing: int, neighbors: Neighbors) -> dict[str, str]:
+        place = storage.absolute_url(place)
+        inventory, images, clusters, keepers = (
+            f"{place}/{name}.parquet" for name in ("inventory", "images", "clusters", "keepers")
+        )
+        listing = {"source_url": "s3://bucket", "num_ignored": '{"hidden": 2}'}
+        storage.publish_table(inventory, INVENTORY.empty_table().replace_schema_metadata(listing))
+        storage.publish_table(images, IMAGES_OF_THE_NIGHT)
+        storage.publish_table(clusters, CLUSTERS_OF_THE_NIGHT)
+        storage.publish_table(keepers, KEEPERS_OF_THE_NIGHT)
+        manifest = write_manifest.fn(
+            Inventory(inventory, "night-1", 8),
+            Collection("run-1", f"{place}/runs/run-1", images, "", 8, 5, 5, num_missing),
+            neighbors,
+            Clusters(clusters, 1),
+            Keepers(keepers, 3),
+            DedupConfig(source_url="s3://bucket", workspace_url=place),
+        )
+        assert manifest.url == f"{place}/runs/run-1/manifest.parquet"
+        assert manifest.run_url == f"{place}/runs/run-1"
+        assert storage.read_table(manifest.url, MANIFEST) == manifest_table(
+            IMAGES_OF_THE_NIGHT, CLUSTERS_OF_THE_NIGHT, KEEPERS_OF_THE_NIGHT, eps=0.05
+        )
+        return storage.read_metadata(manifest.url)
+
+    def test_says_how_it_was_made(self, metadata: dict[str, str]) -> None:
+        config = DedupConfig(source_url="s3://bucket", workspace_url="/work")
+        assert json.loads(metadata.pop("config")) == config.deciding_settings()
+        assert json.loads(metadata.pop("counts"))["num_remove"] == 3
+        assert metadata == {
+            "run_id": "run-1",
+            "source_url": "s3://bucket",
+            "eps": "0.05",
+            "weights_digest": WEIGHTS_DIGEST,
+            "is_complete": "false",
+            "recall": "0.9995",
+            "is_search_exact": "false",
+            "num_ignored": '{"hidden": 2}',
+            "schema_version": "1",
+        }
+
+    def test_says_when_the_night_was_complete_and_the_search_exact(self, tmp_path: Path) -> None:
+        neighbors = Neighbors((), recall=1.0, depth=0)
+        metadata = self.write(str(tmp_path), num_missing=0, neighbors=neighbors)
+        assert (metadata["is_complete"], metadata["is_search_exact"]) == ("true", "true")

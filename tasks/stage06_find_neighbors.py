@@ -95,9 +95,7 @@ def exact_pairs(features: Features, first: int, last: int, stop: int, *, eps: fl
         rows = np.arange(row, min(row + _ROWS_AT_ONCE, last))
         for column in range(row, stop, _COLUMNS_AT_ONCE):
             columns = np.arange(column, min(column + _COLUMNS_AT_ONCE, stop))
-            products = features[rows[0] : rows[-1] + 1] @ features[columns[0] : columns[-1] + 1].T
-            i, j = np.nonzero(products >= np.float32(1.0 - eps - _SLACK))
-            found.append(_checked(features, rows[i], columns[j], eps))
+            found.append(_checked(features, *_candidates(features, rows, columns, eps), eps))
     return _concatenate(found)
 
 
@@ -150,6 +148,16 @@ def approximate_pairs(
         smaller, larger = np.minimum(items, candidates), np.maximum(items, candidates)
         found.append(_checked(features, smaller, larger, eps))
     return _unique(_concatenate(found))
+
+
+def _candidates(
+    features: Features, rows: NDArray[np.int64], columns: NDArray[np.int64], eps: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a block that may be within eps: none that is, is missing."""
+    # `columns` is a run of items, so that a slice of the memory map does.
+    products = features[rows] @ features[columns[0] : columns[-1] + 1].T
+    i, j = np.nonzero(products >= np.float32(1.0 - eps - _SLACK))
+    return rows[i], columns[j]
 
 
 def _checked(features: Features, i: NDArray[np.int64], j: NDArray[np.int64], eps: float) -> Pairs:
@@ -235,10 +243,8 @@ def recall_of_pairs(
             rows = items[row : row + _ROWS_AT_ONCE]
             for column in range(start, stop, _COLUMNS_AT_ONCE):
                 columns = np.arange(column, min(column + _COLUMNS_AT_ONCE, stop))
-                products = features[rows] @ features[columns[0] : columns[-1] + 1].T
-                i, j = np.nonzero(products >= np.float32(1.0 - eps - _SLACK))
-                smaller, larger = np.minimum(rows[i], columns[j]), np.maximum(rows[i], columns[j])
-                pairs = _checked(features, smaller, larger, eps)
+                i, j = _candidates(features, rows, columns, eps)
+                pairs = _checked(features, np.minimum(i, j), np.maximum(i, j), eps)
                 true_keys.append(pairs[0].astype(np.int64) * num_items + pairs[1])
     wanted = np.unique(np.concatenate([np.empty(0, np.int64), *true_keys]))
     if not len(wanted):

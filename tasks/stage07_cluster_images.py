@@ -75,10 +75,8 @@ def dbscan_labels(graph: csr_matrix, *, eps: float, min_samples: int) -> NDArray
     if radius > eps:
         radius = np.nextafter(radius, np.float32(0))
     radius = max(radius, np.finfo(np.float32).tiny)
-    labels = DBSCAN(eps=float(radius), min_samples=min_samples, metric="precomputed").fit_predict(
-        graph
-    )
-    return number_by_first_appearance(labels)
+    dbscan = DBSCAN(eps=float(radius), min_samples=min_samples, metric="precomputed")
+    return number_by_first_appearance(dbscan.fit_predict(graph))
 
 
 def number_by_first_appearance(labels: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -86,5 +84,6 @@ def number_by_first_appearance(labels: NDArray[np.int64]) -> NDArray[np.int32]:
     values, first, position = np.unique(labels, return_index=True, return_inverse=True)
     is_cluster = values >= 0
     numbers = np.full(len(values), -1, np.int32)
-    numbers[np.flatnonzero(is_cluster)[np.argsort(first[is_cluster])]] = np.arange(is_cluster.sum())
+    by_appearance = np.flatnonzero(is_cluster)[np.argsort(first[is_cluster])]
+    numbers[by_appearance] = np.arange(len(by_appearance))
     return numbers[position]

@@ -292,15 +292,8 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
         ArtifactError: It is missing, is not Parquet, or has other columns or types.
     """
     wanted = columns if columns is not None else schema.names
-    try:
-        with open_file(url) as file:
-            table = pq.read_table(file, columns=wanted, partitioning=None)
-    except FileNotFoundError:
-        raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(
-            f"expected a Parquet file, found something else: {url} ({error})"
-        ) from None
+    with _open_parquet(url) as file:
+        table = pq.read_table(file, columns=wanted, partitioning=None)
     for name in wanted:
         found = table.schema.field(name).type if name in table.schema.names else "no such column"
         if found != schema.field(name).type:
@@ -316,16 +309,22 @@ def read_metadata(url: str) -> dict[str, str]:
     Raises:
         ArtifactError: It is missing or is not Parquet.
     """
+    with _open_parquet(url) as file:
+        metadata = pq.read_schema(file).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
+@contextmanager
+def _open_parquet(url: str) -> Iterator[Any]:
     try:
         with open_file(url) as file:
-            metadata = pq.read_schema(file).metadata or {}
+            yield file
     except FileNotFoundError:
         raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
     except pa.ArrowInvalid as error:
         raise ArtifactError(
             f"expected a Parquet file, found something else: {url} ({error})"
         ) from None
-    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 @contextmanager

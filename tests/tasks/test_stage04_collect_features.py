@@ -144,7 +144,7 @@ def workspace(tmp_path: Path) -> Workspace:
 def test_collect_features_publishes_images_and_matrix(place: str) -> None:
     workspace = Workspace(place)
     workspace.embed("1", read("c", feature=feature(3)), read("d", error="empty file"))
-    workspace.embed("2", read("b", feature=feature(2)), read("a", feature=feature(1)))
+    workspace.embed("2", read("a", feature=feature(1)), read("b", feature=feature(2)))
 
     collection = workspace.collect(*ROWS, listed("e"))
 

@@ -7,7 +7,6 @@ Everything but `execution` decides what the manifest says and is written into it
 import re
 from datetime import date, timedelta
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -32,11 +31,25 @@ IMAGE_SUFFIXES = (
 class Settings(BaseModel):
     """Base of all settings: immutable, and a misspelt name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # a rejected URL may hold a secret
+    )
+
+
+# user:secret@; a port is no secret, and a secret may well contain a slash.
+_CREDENTIALS = re.compile(r"^[^/]*://[^/@]*:(?!\d+(?:/|$)).*@")
+
+
+_SCHEMES_WITH_USERS = ("abfs", "abfss", "sftp", "ssh")
 
 
 def _without_credentials(url: str) -> str:
-    if "@" in urlsplit(url).netloc:
+    scheme, _, rest = url.rpartition("::")[2].partition("://")
+    names_user = "@" in rest.partition("/")[0] and scheme not in _SCHEMES_WITH_USERS
+    if names_user or _CREDENTIALS.match(url):
         # The message must not repeat the URL: it holds the secret.
         raise ValueError(
             "the URL carries credentials, which would end up in logs and manifests; "
@@ -207,11 +220,14 @@ class DedupConfig(Settings):
 
     @model_validator(mode="after")
     def _known_templates_only(self) -> Self:
-        unknown = set(re.findall(r"\{[^}]*\}", self.source_url)) - {"{date}", "{yesterday}"}
+        rest = self.source_url.replace("{date}", "").replace("{yesterday}", "")
+        unknown = re.findall(r"\{[^}]*\}?", rest)
         if unknown:
             raise ValueError(
                 f"source_url knows {{date}} and {{yesterday}}, found {', '.join(sorted(unknown))}"
             )
+        if "{" in self.workspace_url:
+            raise ValueError("workspace_url takes no template: all nights share one workspace")
         return self
 
     def for_night(self, day: date) -> Self:

@@ -53,8 +53,12 @@ def describe(error: ValidationError) -> str:
     # `include_input` stays off: a rejected URL may hold a secret.
     problems = error.errors(include_url=False, include_input=False, include_context=False)
     return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'config'}: "
-        f"{problem['msg'].removeprefix('Value error, ')}"
+        ": ".join(
+            filter(
+                None,
+                [".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")],
+            )
+        )
         for problem in problems
     )
 

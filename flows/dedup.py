@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 SEARCH_DEPTHS = (1, 8, 0)
 """Depths tried one after the other until the recall is good enough; 0 compares every pair."""
 
+MAX_FAILURES_NAMED = 10
+
 
 @flow(name="dedup", retries=0, validate_parameters=True)
 def dedup(config: DedupConfig) -> Summary:
@@ -86,6 +88,8 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
         execution,
         on_done=lambda shard: watcher().advance(shard.num_images),
     )
+    for failure in outcome.failures:
+        logger.error("shard %d failed: %r", failure.reference.number, failure.error)
     if outcome.failures:
         message = describe_failures(outcome.failures, num_shards=len(shards))
         if not config.allow_partial:
@@ -115,13 +119,15 @@ def search_neighbors(collection: Collection, index: Index, config: DedupConfig) 
 
 
 def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str:
-    """Name every failed shard with its cause, in one line."""
+    """Name the failed shards with their causes in one line; of very many, only the first."""
     num_images = sum(failure.reference.num_images for failure in failures)
     shards = "; ".join(
         f"shard {failure.reference.number} ({failure.reference.num_images} images from "
         f"{failure.reference.first_url}): {type(failure.error).__name__}: {failure.error}"
-        for failure in failures
+        for failure in failures[:MAX_FAILURES_NAMED]
     )
+    if len(failures) > MAX_FAILURES_NAMED:
+        shards += f"; and {len(failures) - MAX_FAILURES_NAMED} more, each with a line in the log"
     return (
         f"{len(failures)} of {num_shards} shards failed, {num_images} images are not embedded: "
         f"{shards}. The others kept their work: the same run again embeds only what is missing."

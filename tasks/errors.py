@@ -34,13 +34,15 @@ class NightIncompleteError(DedupError):
 
 _PERMANENT_ERRNOS = frozenset(
     {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
         errno.EACCES,
-        errno.EPERM,
+        errno.EDQUOT,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
         errno.ENOENT,
+        errno.ENOSPC,
         errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
     }
 )
 _PERMANENT_BOTOCORE_ERRORS = frozenset(
@@ -58,7 +60,8 @@ def is_transient(error: BaseException) -> bool:
         False for everything a person must mend (settings, permissions, a full disk, a missing
         folder, a programming error), True for other input/output faults.
     """
-    if isinstance(error, DedupError):
+    # s3fs raises some of these without an errno.
+    if isinstance(error, DedupError | PermissionError | FileNotFoundError | FileExistsError):
         return False
     if isinstance(error, OSError):
         return error.errno not in _PERMANENT_ERRNOS

@@ -12,7 +12,7 @@ class Inventory:
 
     url: str
     night_id: str
-    """Names this listing: the source's last folder and a digest of every row."""
+    """Names this listing: the source's last folder and a digest of all that was found."""
     num_images: int
 
 
@@ -43,7 +43,7 @@ class Collection:
     """Everything known of the images of one run, and their features as one matrix."""
 
     run_id: str
-    """Names the run: a digest of the source, the deciding settings and all that was read."""
+    """Names the run: a digest of the night, the deciding settings and all that was read."""
     run_url: str
     images_url: str
     features_url: str

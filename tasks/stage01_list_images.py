@@ -13,7 +13,7 @@ from config import DedupConfig, SourceSettings
 from tasks import storage
 from tasks.errors import SourceError
 from tasks.references import Inventory
-from tasks.schemas import INVENTORY
+from tasks.schemas import INVENTORY, fingerprint
 from tasks.stage import stage
 from tasks.storage import StoredFile
 
@@ -40,7 +40,8 @@ def list_images(config: DedupConfig) -> Inventory:
     table = table.replace_schema_metadata(
         {"source_url": source_url, "num_ignored": json.dumps(dict(sorted(ignored.items())))}
     )
-    night_id = f"{slug(source_url)}-{rows_digest(table, ['image_id', 'camera', 'captured_at'])}"
+    listing = rows_digest(table, ["image_id", "camera", "captured_at"])
+    night_id = f"{slug(source_url)}-{fingerprint(listing, ignored)}"
     url = storage.join(workspace_url, "nights", night_id, "inventory.parquet")
     storage.publish_table(url, table)
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items())) or "none"
@@ -63,22 +64,22 @@ def select_images(
         ignored: Counts the files left out, by reason.
     """
     for file in files:
-        reason = reason_to_ignore(file, settings, workspace_url)
+        if is_below(file.url, workspace_url):
+            continue  # not counted: every run adds to it, and equal nights have equal counts
+        reason = reason_to_ignore(file, settings)
         if reason is None:
             yield file
         else:
             ignored[reason] += 1
 
 
-def reason_to_ignore(file: StoredFile, settings: SourceSettings, workspace_url: str) -> str | None:
+def reason_to_ignore(file: StoredFile, settings: SourceSettings) -> str | None:
     """Say why a file is no image of the run, or None when it is one."""
     name = file.relative_path.lower()
-    if is_below(file.url, workspace_url):
-        return "in the workspace"
     # Inside the source a link leads to an image that is listed anyway, elsewhere to one that
     # is not ours; and a link must never count as the living twin of the file it points to.
-    if file.is_link:
-        return "links"
+    if not file.is_regular:
+        return "links or devices"
     if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
     if name.endswith(PARTIAL_SUFFIXES):
@@ -134,7 +135,7 @@ def partition_of(relative_path: str, partition_by: str | None) -> str:
 
 def is_below(url: str, folder_url: str) -> bool:
     """Tell whether a URL is a folder or lies anywhere in it."""
-    return url == folder_url or url.startswith(folder_url.rstrip("/") + "/")
+    return url == folder_url or url.startswith(storage.as_folder(folder_url))
 
 
 def slug(url: str) -> str:

@@ -39,9 +39,8 @@ def collect_features(inventory: Inventory, config: DedupConfig) -> Collection:
 
     settings = config.deciding_settings()
     versions = [WEIGHTS_DIGEST, DECISION_VERSION, SCHEMA_VERSION]
-    decided_by = fingerprint(
-        source_url, settings, versions, rows_digest(images, ["url", "etag", "sha256", "error"])
-    )
+    read = rows_digest(images, ["url", "etag", "camera", "captured_at", "sha256", "error"])
+    decided_by = fingerprint(source_url, inventory.night_id, settings, versions, read)
     run_id = f"{slug(source_url)}-{decided_by}"
     run_url = storage.join(workspace_url, "runs", run_id)
     collection = Collection(

@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.errors import ArtifactError, SourceError, StorageError
@@ -25,6 +27,8 @@ from tasks.errors import ArtifactError, SourceError, StorageError
 # Stores whose upload is atomic: a reader sees the old object or the new one, never a part.
 _BUCKET_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
 _ATOMIC_PUT_PROTOCOLS = _BUCKET_PROTOCOLS | {"az", "abfs", "abfss", "memory"}
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 # fsspec multiplies these (attempts x operations), so an unplugged network fails within minutes.
 _S3_CLIENT_CONFIG = {
@@ -44,10 +48,11 @@ class StoredFile:
     """The part of the URL below the listed folder, separated by slashes."""
     size_bytes: int
     etag: str
-    """The store's version tag, or `mtime_us:<microseconds since 1970>` where it has none."""
+    """The store's version tag, or `mtime_ns:<nanoseconds since 1970>` where it has none."""
     modified_at: datetime
     """Time of the last change, in UTC."""
-    is_link: bool
+    is_regular: bool
+    """False for links, pipes, devices."""
     is_name_valid: bool
     """False when the name is not valid UTF-8 and so cannot be kept in a table."""
 
@@ -87,12 +92,19 @@ def absolute_url(url: str) -> str:
     fs, path = filesystem(url)
     if _is_local(fs):
         path = os.path.realpath(path)
-    return str(fs.unstrip_protocol(path)).rstrip("/")
+    absolute = str(fs.unstrip_protocol(path))
+    without_slash = absolute.rstrip("/")
+    return absolute if without_slash.endswith(":") else without_slash
 
 
 def join(url: str, *names: str) -> str:
     """Append path components to a URL."""
-    return "/".join([url.rstrip("/"), *names])
+    return as_folder(url) + "/".join(names)
+
+
+def as_folder(url: str) -> str:
+    """A URL with a slash at its end, as all URLs below it begin."""
+    return url if url.endswith("/") else f"{url}/"
 
 
 def list_files(url: str) -> list[StoredFile]:
@@ -112,56 +124,98 @@ def list_files(url: str) -> list[StoredFile]:
         folder = root.partition("/")[0] if _has_buckets(fs) else root
         if fs.info(folder)["type"] != "directory":
             raise SourceError(f"expected a folder of images, found a file: {url}")
-        # Left to itself, fsspec passes silently over local folders that it may not read.
-        options = {"on_error": "raise"} if _is_local(fs) else {}
-        found_files = fs.find(root, detail=True, **options)
-    except FileNotFoundError as error:
+        files = _list_local(fs, root) if _is_local(fs) else _list_remote(fs, root)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceError(f"expected a folder of images, found nothing: {url}") from error
-    except PermissionError as error:
-        raise SourceError(f"not allowed to list {url}: {error}") from None
-    if root in found_files:
-        raise SourceError(f"expected a folder of images, found a file: {url}")
-    files = [
-        _stored_file(fs, root, path, info)
-        for path, info in found_files.items()
-        if not path.endswith("/")  # S3 consoles make empty objects that stand for folders
-    ]
+    except (PermissionError, NoCredentialsError, PartialCredentialsError) as error:
+        raise SourceError(f"not allowed to list {url}: {error}") from error
     return sorted(files, key=lambda file: file.url)
 
 
+def _list_local(fs: LocalFileSystem, root: str) -> list[StoredFile]:
+    # Not fsspec's walk: it passes silently over subfolders that it may not read.
+    def fail(error: OSError) -> None:
+        raise error
+
+    files = []
+    for folder, folder_names, file_names in os.walk(root, onerror=fail):
+        links = [name for name in folder_names if os.path.islink(os.path.join(folder, name))]
+        for name in file_names + links:
+            path = os.path.join(folder, name)
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                continue  # gone since its folder was read
+            files.append(
+                _stored_file(
+                    fs,
+                    root,
+                    path,
+                    size_bytes=status.st_size,
+                    etag=f"mtime_ns:{status.st_mtime_ns}",
+                    modified_at=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1_000),
+                    is_regular=stat.S_ISREG(status.st_mode),
+                )
+            )
+    return files
+
+
+def _list_remote(fs: fsspec.AbstractFileSystem, root: str) -> list[StoredFile]:
+    found = fs.find(root, detail=True)
+    if root in found:
+        raise SourceError(f"expected a folder of images, found a file: {fs.unstrip_protocol(root)}")
+    files = []
+    for path, info in found.items():
+        if path.endswith("/"):
+            continue  # S3 consoles make empty objects that stand for folders
+        modified_at = _modified_at(info)
+        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+        files.append(
+            _stored_file(
+                fs,
+                root,
+                path,
+                size_bytes=int(info["size"]),
+                etag=etag or f"mtime_ns:{(modified_at - _EPOCH) // timedelta(microseconds=1)}000",
+                modified_at=modified_at,
+                is_regular=info.get("type", "file") == "file" and not info.get("islink"),
+            )
+        )
+    return files
+
+
 def _stored_file(
-    fs: fsspec.AbstractFileSystem, root: str, path: str, info: dict[str, Any]
+    fs: fsspec.AbstractFileSystem,
+    root: str,
+    path: str,
+    *,
+    size_bytes: int,
+    etag: str,
+    modified_at: datetime,
+    is_regular: bool,
 ) -> StoredFile:
     url = str(fs.unstrip_protocol(path))
     printable = url.encode("utf-8", "backslashreplace").decode("utf-8")
     return StoredFile(
         url=printable,
         relative_path=path[len(root) :].lstrip("/"),
-        size_bytes=int(info["size"]),
-        etag=_etag(info),
-        modified_at=_modified_at(info),
-        is_link=bool(info.get("islink")) or info.get("type") not in ("file", None),
+        size_bytes=size_bytes,
+        etag=etag,
+        modified_at=modified_at,
+        is_regular=is_regular,
         is_name_valid=printable == url,
     )
 
 
-def _etag(info: dict[str, Any]) -> str:
-    for name in ("ETag", "etag"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    return f"mtime_us:{_mtime_us(info)}"
-
-
-def _mtime_us(info: dict[str, Any]) -> int:
-    # fsspec gives seconds as a float, which holds microseconds but not nanoseconds.
-    return round(float(info.get("mtime") or 0.0) * 1_000_000)
-
-
 def _modified_at(info: dict[str, Any]) -> datetime:
-    modified = info.get("LastModified") or info.get("last_modified") or info.get("created")
-    if isinstance(modified, datetime):
-        return modified.astimezone(UTC)
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=_mtime_us(info))
+    """The time of the last change, whatever the store calls it; 1970 when it does not say."""
+    for name in ("LastModified", "last_modified", "mtime", "modified", "created"):
+        modified = info.get(name)
+        if isinstance(modified, datetime):
+            return modified.astimezone(UTC)
+        if isinstance(modified, int | float):
+            return _EPOCH + timedelta(microseconds=round(modified * 1_000_000))
+    return _EPOCH
 
 
 def exists(url: str) -> bool:
@@ -185,10 +239,14 @@ def read_bytes(url: str) -> bytes:
 
     Raises:
         FileNotFoundError: It is not there.
+        StorageError: It may not be read.
         OSError: It cannot be read; `tasks.errors.is_transient` tells whether to try again.
     """
     fs, path = filesystem(url)
-    content: bytes = fs.cat_file(path)
+    try:
+        content: bytes = fs.cat_file(path)
+    except PermissionError as error:
+        raise StorageError(f"not allowed to read {url}: {error}") from error
     return content
 
 
@@ -223,12 +281,12 @@ def publish(url: str, write: Callable[[Path], object]) -> None:
             _publish_local(Path(path), write)
         else:
             _publish_remote(fs, path, write)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         raise StorageError(f"cannot write {url}: {error.strerror or error}") from error
     except FileNotFoundError as error:
         raise StorageError(f"no such bucket or folder to write {url}: {error}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG):
             raise StorageError(f"cannot write {url}: {error.strerror}") from error
         raise
 
@@ -257,8 +315,13 @@ def _publish_remote(
             return
         fs.makedirs(os.path.dirname(path), exist_ok=True)
         aside = f"{path}.{secrets.token_hex(4)}.tmp"
-        fs.put_file(str(local), aside)
-        fs.mv(aside, path)
+        try:
+            fs.put_file(str(local), aside)
+            fs.mv(aside, path)
+        except BaseException:
+            if fs.exists(aside):
+                fs.rm_file(aside)
+            raise
 
 
 def _sync(path: Path) -> None:
@@ -293,14 +356,18 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
     """
     wanted = columns if columns is not None else schema.names
     with _open_parquet(url) as file:
-        table = pq.read_table(file, columns=wanted, partitioning=None)
+        parquet = pq.ParquetFile(file)
+        _check_columns(url, parquet.schema_arrow, schema, wanted)
+        return parquet.read(columns=wanted)
+
+
+def _check_columns(url: str, written: pa.Schema, schema: pa.Schema, wanted: list[str]) -> None:
     for name in wanted:
-        found = table.schema.field(name).type if name in table.schema.names else "no such column"
+        found = written.field(name).type if name in written.names else "missing"
         if found != schema.field(name).type:
             raise ArtifactError(
                 f"column {name} is {found}, expected {schema.field(name).type}: {url}"
             )
-    return table
 
 
 def read_metadata(url: str) -> dict[str, str]:
@@ -321,6 +388,8 @@ def _open_parquet(url: str) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
+    except PermissionError as error:
+        raise StorageError(f"not allowed to read {url}: {error}") from error
     except pa.ArrowInvalid as error:
         raise ArtifactError(
             f"expected a Parquet file, found something else: {url} ({error})"

@@ -179,7 +179,8 @@ def summary_markdown(summary: Summary) -> str:
     """The summary as a Markdown table, for the Prefect UI."""
     lines = ["| | |", "| --- | --- |"]
     for label, value in summary_rows(summary):
-        lines.append(f"| {label} | {value.replace('|', chr(92) + '|')} |")
+        cell = " ".join(value.split()).replace("|", r"\|")
+        lines.append(f"| {label} | {cell} |")
     return "\n".join(lines)
 
 

@@ -17,7 +17,6 @@ for name in [name for name in os.environ if name.startswith("AWS_") and name != 
     del os.environ[name]
 
 import pytest  # noqa: E402
-import s3fs  # noqa: E402
 from hypothesis import settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
@@ -65,7 +64,7 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
         monkeypatch.setenv(name, value)
     storage._filesystem.cache_clear()
     bucket = f"test-{uuid4().hex[:12]}"
-    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
+    storage.filesystem("s3://")[0].mkdir(bucket)
     yield f"s3://{bucket}"
     storage._filesystem.cache_clear()
 

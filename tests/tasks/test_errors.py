@@ -82,7 +82,6 @@ def test_faults_that_a_person_must_mend(error: BaseException) -> None:
     assert is_transient(error) is False
 
 
-@pytest.mark.xfail(strict=True, reason="s3fs gives no errno, and only the errno is looked at")
 @pytest.mark.parametrize("error", [PermissionError("Forbidden"), FileNotFoundError("bucket/key")])
 def test_faults_that_a_person_must_mend_as_s3fs_raises_them(error: OSError) -> None:
     assert is_transient(error) is False

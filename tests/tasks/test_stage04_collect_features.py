@@ -235,7 +235,6 @@ def test_completed_night_is_another_run_than_the_partial_one(workspace: Workspac
     assert partial.run_id != complete.run_id
 
 
-@pytest.mark.xfail(strict=True, reason="captured_at is not in the digest, but decides keepers")
 def test_other_times_are_another_run_because_the_earlier_of_equals_stays(
     workspace: Workspace,
 ) -> None:

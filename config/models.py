@@ -166,7 +166,7 @@ class ClusterSettings(Settings):
 class ExecutionSettings(Settings):
     """How the work is carried out. Nothing here may change a byte of the manifest."""
 
-    images_per_shard: int = Field(default=256, ge=1)
+    images_per_shard: int = Field(default=64, ge=1)
     """Images that one embed task handles; more when a night would need over 1,000 shards."""
 
     workers: int = Field(default=4, ge=1, le=256)

@@ -1,6 +1,7 @@
 """The feature store: a folder of Parquet files for each way of turning an image into a feature."""
 
 import json
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,8 @@ from tasks import storage
 from tasks.images import DECODER
 from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION, fingerprint
 from tasks.weights import WEIGHTS_DIGEST
+
+logger = logging.getLogger(__name__)
 
 STAGE_VERSION = 1
 """Raised when the code turns the same bytes into another feature."""
@@ -45,13 +48,25 @@ def feature_metadata(settings: FeatureSettings) -> dict[str, str]:
     }
 
 
+def feature_files(store: str) -> list[str]:
+    """The files of a store, sorted; one with another fingerprint does not belong there."""
+    files = []
+    for url in storage.list_parquet(store):
+        found = storage.read_metadata(url).get("fingerprint")
+        if store.endswith(f"/{found}"):
+            files.append(url)
+        else:
+            logger.warning("left out, because its fingerprint is %s: %s", found, url)
+    return files
+
+
 def settled_image_ids(store: str) -> set[str]:
     """The images that need no further look.
 
     Those are all with a feature, and the unreadable ones that this very decoder could not read.
     """
     settled: set[str] = set()
-    for url in storage.list_parquet(store):
+    for url in feature_files(store):
         rows = storage.read_table(url, FEATURES, ["image_id", "error"])
         is_settled = pc.is_null(rows["error"])
         if storage.read_metadata(url).get("decoder") == DECODER:
@@ -75,7 +90,7 @@ def read_image_rows(store: str, image_ids: set[str]) -> pa.Table:
     columns = [name for name in FEATURES.names if name != "feature"]
     wanted = pa.array(sorted(image_ids), pa.string())
     tables = [FEATURES.empty_table().select(columns)]
-    for url in storage.list_parquet(store):
+    for url in feature_files(store):
         rows = storage.read_table(url, FEATURES, columns).replace_schema_metadata(None)
         tables.append(rows.filter(pc.is_in(rows["image_id"], value_set=wanted)))
     found = pa.concat_tables(tables)
@@ -106,7 +121,7 @@ def iterate_features(
         `(n,)` int64 items and their `(n, 512)` float32 features; an item may come twice.
     """
     wanted = pa.array(sorted(item_of), pa.string())
-    for url in storage.list_parquet(store):
+    for url in feature_files(store):
         rows = storage.read_table(url, FEATURES, ["image_id", "feature"])
         keep = pc.and_(pc.is_valid(rows["feature"]), pc.is_in(rows["image_id"], value_set=wanted))
         rows = rows.filter(keep).combine_chunks()

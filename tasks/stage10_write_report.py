@@ -15,7 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from config import DedupConfig
 from tasks import storage
 from tasks.distances import similarity_percent
-from tasks.errors import UnreadableImageError
+from tasks.errors import DedupError
 from tasks.images import make_thumbnail
 from tasks.manifests import report_url_of
 from tasks.references import Manifest
@@ -136,7 +136,7 @@ def read_thumbnail(url: str, config: DedupConfig) -> str | None:
         thumbnail = make_thumbnail(
             storage.read_bytes(url), max_pixels=config.features.max_image_pixels
         )
-    except (OSError, UnreadableImageError):
+    except (OSError, DedupError):
         # A picture that vanished since must not fail a run whose manifest is written.
         return None
     return f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}"

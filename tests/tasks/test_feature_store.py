@@ -11,6 +11,7 @@ from config import FeatureSettings
 from tasks import storage
 from tasks.feature_store import (
     GONE,
+    feature_files,
     feature_fingerprint,
     feature_metadata,
     iterate_features,
@@ -42,6 +43,12 @@ def write(store: str, name: str, *rows: dict[str, Any], decoder: str | None = No
     table = pa.Table.from_pylist(list(rows), FEATURES)
     metadata = feature_metadata(SETTINGS) | ({"decoder": decoder} if decoder else {})
     storage.publish_table(f"{store}/{name}.parquet", table.replace_schema_metadata(metadata))
+
+
+@pytest.fixture
+def place(place: str) -> str:
+    """The folder of these settings in an empty workspace."""
+    return store_url(place, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_what_another_decoder_could_not_read_is_not_settled(place: str) -> None:
 
 
 def test_image_is_settled_by_any_of_its_rows(tmp_path: Path) -> None:
-    store = str(tmp_path)
+    store = store_url(str(tmp_path), SETTINGS)
     write(store, "1", row("a", error=GONE), row("b", error="empty file"), decoder="other")
     write(store, "2", row("a"), row("c", error=GONE))
     write(store, "3", row("b", error="empty file"))
@@ -110,7 +117,7 @@ def test_image_is_settled_by_any_of_its_rows(tmp_path: Path) -> None:
 def test_feature_wins_over_an_error_and_any_error_over_gone(
     tmp_path: Path, names: tuple[str, str, str]
 ) -> None:
-    store = str(tmp_path)
+    store = store_url(str(tmp_path), SETTINGS)
     write(store, names[0], row("a", error="empty file"), row("b", error=GONE))
     write(store, names[1], row("a", sha256="feature"), row("b", error="a truncated file"))
     write(store, names[2], row("a", error=GONE), row("b", error="b truncated file"))
@@ -136,9 +143,9 @@ def test_rows_are_those_wanted_sorted_and_without_features(place: str) -> None:
 
 
 def test_no_image_wanted_gives_no_row(tmp_path: Path) -> None:
-    write(str(tmp_path), "1", row("a"))
-    assert read_image_rows(str(tmp_path), set()).num_rows == 0
-    assert list(iterate_features(str(tmp_path), {})) == []
+    write(store_url(str(tmp_path), SETTINGS), "1", row("a"))
+    assert read_image_rows(store_url(str(tmp_path), SETTINGS), set()).num_rows == 0
+    assert list(iterate_features(store_url(str(tmp_path), SETTINGS), {})) == []
 
 
 def test_features_come_with_the_items_of_their_images(place: str) -> None:
@@ -161,10 +168,20 @@ def test_features_after_rows_without_one_stay_with_their_image(tmp_path: Path) -
         else row(f"i{number}", feature=np.arange(512, dtype=np.float32) + number)
         for number in range(10)
     ]
-    write(str(tmp_path), "1", *rows)
+    write(store_url(str(tmp_path), SETTINGS), "1", *rows)
 
-    ((items, features),) = iterate_features(str(tmp_path), {f"i{n}": n for n in range(10)})
+    ((items, features),) = iterate_features(
+        store_url(str(tmp_path), SETTINGS), {f"i{n}": n for n in range(10)}
+    )
 
     assert items.tolist() == [1, 2, 4, 5, 7, 8]
     assert features[:, 0].tolist() == [1, 2, 4, 5, 7, 8]
     assert features[:, 511].tolist() == [512, 513, 515, 516, 518, 519]
+
+
+def test_file_with_another_fingerprint_is_not_there(tmp_path: Path) -> None:
+    store = store_url(str(tmp_path), FeatureSettings())
+    for name, settings in (("ours", FeatureSettings()), ("foreign", FeatureSettings(power=1.0))):
+        table = FEATURES.empty_table().replace_schema_metadata(feature_metadata(settings))
+        storage.publish_table(storage.join(store, f"{name}.parquet"), table)
+    assert [url.rpartition("/")[2] for url in feature_files(store)] == ["ours.parquet"]

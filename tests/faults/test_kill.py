@@ -57,6 +57,24 @@ def test_killed_worker_process_is_replaced(
     assert json.loads(stdout)["num_images"] == 43
 
 
+def test_killed_command_leaves_no_server_behind(night: Night, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(night, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert any("images are embedded already" in line for line in process.stderr)
+    servers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "uvicorn" in " ".join(child.cmdline())
+    ]
+    assert len(servers) == 1
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(servers, timeout=30)
+    assert (len(gone), alive) == (1, [])
+
+
 def features(workspace: Path) -> set[Path]:
     return set(workspace.glob("features/*/*.parquet"))
 

@@ -2,6 +2,12 @@
 
 import os
 import subprocess
+import urllib.error
+import urllib.request
+
+from tasks.errors import ServerError
+
+_ANSWER_SECONDS = 15
 
 # Kept for as long as the process lives: forgetting one would close its pipe.
 _guards: list["subprocess.Popen[bytes]"] = []
@@ -12,17 +18,24 @@ def ensure_server() -> None:
 
     Prefect would do so by itself, and stops it at a normal exit; but when the command is killed it
     leaves the server running for ever.
+
+    Raises:
+        ServerError: The configured server does not answer, or the temporary one does not start.
     """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value():
+    if configured := PREFECT_API_URL.value():
+        _check_answers(configured)
         return
     server = SubprocessASGIServer()  # the very one that Prefect's client will find running
-    server.start()
+    try:
+        server.start()
+    except RuntimeError as error:
+        raise ServerError(f"Prefect's temporary server does not start: {error}") from error
     os.environ["PREFECT_API_URL"] = server.api_url  # worker processes are to use it too
     if server.server_process is None:
-        raise RuntimeError("Prefect's temporary server has no process")
+        raise ServerError("Prefect's temporary server has no process")
     # `read` ends when our end of the pipe closes, and that happens however we die.
     _guards.append(
         subprocess.Popen(  # noqa: S603 (a constant script)
@@ -31,3 +44,18 @@ def ensure_server() -> None:
             start_new_session=True,
         )
     )
+
+
+def _check_answers(api_url: str) -> None:
+    try:
+        with urllib.request.urlopen(  # noqa: S310 (the user's own setting)
+            f"{api_url.rstrip('/')}/health", timeout=_ANSWER_SECONDS
+        ):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers, if only to say that it wants a login
+    except (OSError, ValueError) as error:
+        raise ServerError(
+            f"no Prefect server answers at {api_url} ({error}); start it, or unset PREFECT_API_URL "
+            "to use a temporary one"
+        ) from error

@@ -32,6 +32,10 @@ class NightIncompleteError(DedupError):
     """Some shards failed for good, so no manifest is written."""
 
 
+class ServerError(DedupError):
+    """No Prefect server answers, or none can be started."""
+
+
 _PERMANENT_ERRNOS = frozenset(
     {
         errno.EACCES,

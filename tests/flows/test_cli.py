@@ -142,3 +142,11 @@ def test_template_takes_the_date_that_was_said(tmp_path: Path, with_server: None
     arguments = ("--workspace", tmp_path / "w", "--date", "2026-02-01", "--json")
     finished = dedup("run", source, *arguments)
     assert json.loads(finished.stdout)["source_url"] == f"file://{tmp_path}/2026-01-31"
+
+
+def test_configured_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    nobody = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    finished = dedup("run", tmp_path, "--workspace", tmp_path / "w", **nobody)
+    assert finished.returncode == 1
+    assert "no Prefect server answers at http://127.0.0.1:9/api" in finished.stderr
+    assert "Traceback" not in finished.stderr

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
                     stderr=subprocess.STDOUT,
                     cwd=ROOT,
                     env=environment,
+                    start_new_session=True,
                 )
             )
         return log
@@ -94,8 +96,7 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
         yield orchestra
     finally:
         for process in reversed(processes):
-            process.terminate()
-            process.wait(timeout=60)
+            _stop(process)
 
 
 def test_deployment_runs_a_night_and_logs_its_shards(
@@ -157,6 +158,15 @@ def test_nightly_schedule_fires(orchestra: Orchestra) -> None:
     hours = {str(run["expected_start_time"])[11:16] for run in scheduled}
     assert hours <= {"01:00", "02:00"}  # 03:00 in Berlin, in summer and in winter
     assert hours
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:  # a worker waits for its runs, however long they take
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _wait_until_healthy(url: str, log: Path) -> None:

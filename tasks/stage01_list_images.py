@@ -41,7 +41,7 @@ def list_images(config: DedupConfig) -> Inventory:
         {"source_url": source_url, "num_ignored": json.dumps(dict(sorted(ignored.items())))}
     )
     listing = rows_digest(table, ["image_id", "camera", "captured_at"])
-    night_id = f"{slug(source_url)}-{fingerprint(listing, ignored)}"
+    night_id = f"{slug(source_url)}-{fingerprint(source_url, listing, ignored)}"
     url = storage.join(workspace_url, "nights", night_id, "inventory.parquet")
     storage.publish_table(url, table)
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(ignored.items())) or "none"

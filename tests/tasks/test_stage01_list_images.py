@@ -302,3 +302,13 @@ class TestListImages:
         assert (row["url"], row["etag"]) == (f"{s3_url}/night/north/a.jpg", md5)
         assert row["image_id"] == image_id(row["url"], 3, md5)
         assert inventory.url.startswith(f"{s3_url}/night/work/nights/night-")
+
+
+def test_empty_folders_of_one_name_are_two_nights(tmp_path: Path) -> None:
+    for place in ("north", "south"):
+        (tmp_path / place / "night").mkdir(parents=True)
+    nights = {
+        list_images.fn(config(tmp_path / place / "night", tmp_path / "work")).night_id
+        for place in ("north", "south")
+    }
+    assert len(nights) == 2

@@ -1,5 +1,12 @@
 """What a run can be told: frozen models and the YAML profiles that fill them."""
 
+from config.acting import (
+    ActingSettings,
+    ApplyConfig,
+    ApplySettings,
+    GuardSettings,
+)
+from config.fields import parse_duration
 from config.models import (
     ClusterSettings,
     DedupConfig,
@@ -8,15 +15,21 @@ from config.models import (
     NeighborSettings,
     SourceSettings,
 )
-from config.profiles import ConfigError, load_config
+from config.profiles import ConfigError, load_apply_config, load_config
 
 __all__ = [
+    "ActingSettings",
+    "ApplyConfig",
+    "ApplySettings",
     "ClusterSettings",
     "ConfigError",
     "DedupConfig",
     "ExecutionSettings",
     "FeatureSettings",
+    "GuardSettings",
     "NeighborSettings",
     "SourceSettings",
+    "load_apply_config",
     "load_config",
+    "parse_duration",
 ]

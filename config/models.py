@@ -6,10 +6,12 @@ Everything but `execution` decides what the manifest says and is written into it
 
 import re
 from datetime import date, timedelta
-from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from config.acting import ApplySettings
+from config.fields import Pattern, Settings, Suffix, TimeZone, Url
 
 IMAGE_SUFFIXES = (
     ".avif",
@@ -26,67 +28,6 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and a misspelt name is an error."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        hide_input_in_errors=True,  # a rejected URL may hold a secret
-    )
-
-
-# user:secret@; a port is no secret, and a secret may well contain a slash.
-_CREDENTIALS = re.compile(r"^[^/]*://[^/@]*:(?!\d+(?:/|$)).*@")
-
-
-_SCHEMES_WITH_USERS = ("abfs", "abfss", "sftp", "ssh")
-
-
-def _without_credentials(url: str) -> str:
-    scheme, _, rest = url.rpartition("::")[2].partition("://")
-    names_user = "@" in rest.partition("/")[0] and scheme not in _SCHEMES_WITH_USERS
-    if names_user or _CREDENTIALS.match(url):
-        # The message must not repeat the URL: it holds the secret.
-        raise ValueError(
-            "the URL carries credentials, which would end up in logs and manifests; "
-            "give them through the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-            "AWS_PROFILE)"
-        )
-    return url
-
-
-def _regular_expression(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return pattern
-
-
-def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ValueError(
-            f"expected an IANA time zone such as Europe/Berlin, found {name!r}"
-        ) from None
-    return name
-
-
-def _suffix(suffix: str) -> str:
-    if not suffix.startswith("."):
-        raise ValueError(f"expected a suffix that starts with a dot, found {suffix!r}")
-    return suffix.lower()
-
-
-Url = Annotated[str, Field(min_length=1), AfterValidator(_without_credentials)]
-Pattern = Annotated[str, AfterValidator(_regular_expression)]
-TimeZone = Annotated[str, AfterValidator(_time_zone)]
-Suffix = Annotated[str, AfterValidator(_suffix)]
 
 
 class SourceSettings(Settings):
@@ -217,6 +158,10 @@ class DedupConfig(Settings):
     """IANA time zone in which `{date}` is read."""
 
     execution: ExecutionSettings = ExecutionSettings()
+
+    apply: ApplySettings | None = None
+    """What a deployed run starts the deployment `apply/main` with once its manifest is written;
+    by default nothing."""
 
     @model_validator(mode="after")
     def _known_templates_only(self) -> Self:

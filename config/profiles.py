@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from config.acting import ApplyConfig
+from config.fields import Settings
 from config.models import DedupConfig
+
+Config = TypeVar("Config", bound=Settings)
 
 
 class ConfigError(ValueError):
@@ -28,9 +32,28 @@ def load_config(profile: Path | None, overrides: Mapping[str, Any]) -> DedupConf
         ConfigError: The file cannot be read, is not a YAML mapping, or a setting is unknown or
             out of range; names the file and every offending setting.
     """
-    settings = merge(_read_profile(profile), overrides)
+    return _validated(DedupConfig, merge(_read_profile(profile), overrides), profile)
+
+
+def load_apply_config(profile: Path | None, overrides: Mapping[str, Any]) -> ApplyConfig:
+    """Build the config of an apply from the `apply` section of a profile and what was said.
+
+    Args:
+        profile: YAML file as for `load_config`, or None for the defaults.
+        overrides: Settings that win over the profile; nested like the model.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    section = _read_profile(profile).get("apply") or {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"config {profile}: expected a mapping in apply, found {section!r}")
+    return _validated(ApplyConfig, merge(section, overrides), profile)
+
+
+def _validated(model: type[Config], settings: Mapping[str, Any], profile: Path | None) -> Config:
     try:
-        return DedupConfig.model_validate(settings)
+        return model.model_validate(settings)
     except ValidationError as error:
         where = f"config {profile}" if profile else "config"
         raise ConfigError(f"{where}: {describe(error)}") from None

@@ -1,17 +1,15 @@
 """The `dedup` command. Exit status: 0 done, 1 failed, 2 wrong usage."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,7 +22,8 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
-from flows.logs import OWN_LOGGERS
+from flows import cli_acting
+from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
 
@@ -37,10 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-to_people = Console(stderr=True)
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+cli_acting.add_commands(app)
 
 
 def main() -> None:
@@ -114,7 +110,7 @@ def run(
     ] = False,
 ) -> None:
     """Embed a folder of images, find what is redundant, and write manifest and report."""
-    overrides = _without_none(
+    overrides = without_none(
         {
             "source_url": source,
             "workspace_url": workspace,
@@ -134,9 +130,9 @@ def run(
     try:
         settings = load_config(config, overrides)
     except ConfigError as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(str(error), EXIT_USAGE)
     settings = settings.for_night(day.date() if day else _today(settings))
-    with _explained_errors(), _shown_progress():
+    with explained_errors(), _shown_progress():
         ensure_server()
         from flows.dedup import dedup
 
@@ -161,8 +157,8 @@ def show(
     """Show the summary of a run, or its manifest as CSV."""
     is_manifest = what.endswith(".parquet")
     if not is_manifest and workspace is None:
-        _fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
-    with _explained_errors():
+        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
+    with explained_errors():
         from tasks.manifests import manifest_url_of, read_manifest, write_csv
 
         manifest_url = what if is_manifest else manifest_url_of(str(workspace), what)
@@ -189,26 +185,6 @@ def _prepare_environment() -> None:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 
-@contextmanager
-def _explained_errors() -> Iterator[None]:
-    """One clear message for what a user can mend; a stack trace only for our own faults."""
-    from botocore.exceptions import BotoCoreError
-
-    from tasks.errors import DedupError
-
-    try:
-        yield
-    except DedupError as error:
-        _fail(str(error), EXIT_FAILED)
-    except (OSError, BotoCoreError) as error:
-        _fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
-
-
-class _LinesAboveTheBar(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        to_people.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
 class _RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f} images/s")
@@ -230,12 +206,7 @@ class _ProgressBar:
 
 @contextmanager
 def _shown_progress() -> Iterator[None]:
-    handler = _LinesAboveTheBar()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name in OWN_LOGGERS:
-        own = logging.getLogger(name)
-        own.addHandler(handler)
-        own.propagate = False  # Prefect's console handler would print every line again
+    show_own_log()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -264,16 +235,6 @@ def _print_summary(summary: "Summary", as_json: bool) -> None:
         sys.stdout.write(f"{label:<{width}}  {value}\n")
 
 
-def _without_none(settings: dict[str, Any]) -> dict[str, Any]:
-    """Drop what was not said, so that the profile or the default stands."""
-    said = {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if value is not None
-    }
-    return {name: value for name, value in said.items() if value != {}}
-
-
 def _suffixes(given: list[str] | None) -> list[str] | None:
     if not given:
         return None
@@ -282,10 +243,3 @@ def _suffixes(given: list[str] | None) -> list[str] | None:
 
 def _today(config: DedupConfig) -> date:
     return datetime.now(ZoneInfo(config.time_zone)).date()
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    to_people.print(
-        f"error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True
-    )
-    raise typer.Exit(status)

@@ -1,7 +1,12 @@
 """The errors a user can cause or meet, and which faults are worth another try."""
 
 import errno
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class DedupError(Exception):
@@ -32,6 +37,26 @@ class NightIncompleteError(DedupError):
     """Some shards failed for good, so no manifest is written."""
 
 
+class GuardError(DedupError):
+    """A guard refuses to act; the message names the setting that would let it pass."""
+
+
+class LockHeldError(DedupError):
+    """Somebody else is acting on the source."""
+
+
+class LockLostError(DedupError):
+    """The lock could not be kept, so nothing more may be done under it."""
+
+
+class ActionsFailedError(DedupError):
+    """Acting had to stop before its end; the journal knows how far it came."""
+
+
+class ApprovalError(DedupError):
+    """The run has not been approved, or was rejected."""
+
+
 class ServerError(DedupError):
     """No Prefect server answers, or none can be started."""
 
@@ -49,6 +74,7 @@ _PERMANENT_ERRNOS = frozenset(
         errno.EROFS,
     }
 )
+_CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _PERMANENT_BOTOCORE_ERRORS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}
 )
@@ -80,3 +106,28 @@ def is_transient(error: BaseException) -> bool:
 def is_dead_worker(error: BaseException) -> bool:
     """Tell whether a process of a pool died, which ends every task of the pool."""
     return isinstance(error, BrokenExecutor)
+
+
+def patiently(
+    call: Callable[[], Result], delays_seconds: Sequence[float] = (0.2, 1.0, 3.0)
+) -> Result:
+    """Call again after faults that can pass by themselves.
+
+    Args:
+        call: What to do; must not mind being done twice.
+        delays_seconds: How long to wait before each further try.
+    """
+    for delay in delays_seconds:
+        try:
+            return call()
+        except Exception as error:
+            if not is_transient(error) or is_condition_failed(error):
+                raise
+            time.sleep(delay)
+    return call()
+
+
+def is_condition_failed(error: BaseException) -> bool:
+    """Tell whether S3 refused a request because its condition did not hold."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") in _CONDITION_FAILED

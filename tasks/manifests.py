@@ -1,23 +1,69 @@
 """Reads manifests back: the contract between deciding and acting."""
 
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
+from pydantic import BaseModel, ConfigDict, Json, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError
+from tasks.paths import is_inside
 from tasks.schemas import MANIFEST, SCHEMA_VERSION
 from tasks.summary import Summary, summarize
+
+DIGEST = "digest"
+"""The metadata entry that holds the digest of all the others and of the rows."""
+
+_ROWS_PER_DIGEST_STEP = 10_000
+_ACTIONS = ("keep", "remove", "skip")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class LoadedManifest:
     """A manifest and what it amounts to."""
 
+    url: str
     table: pa.Table
     summary: Summary
+    digest: str
+    partition_by: str | None
+    """The expression that named the partitions of the run."""
+
+
+class _SourceConfig(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    partition_by: str | None = None
+
+
+class _DecidingConfig(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    source: _SourceConfig = _SourceConfig()
+
+
+class _Metadata(BaseModel):
+    """What a manifest must say of itself, as text."""
+
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, allow_inf_nan=False)
+
+    run_id: str
+    source_url: str
+    config: Json[_DecidingConfig]
+    eps: float
+    weights_digest: str
+    is_complete: bool
+    recall: float
+    is_search_exact: bool
+    num_ignored: Json[dict[str, int]]
 
 
 def manifest_url_of(workspace_url: str, run_id: str) -> str:
@@ -25,27 +71,131 @@ def manifest_url_of(workspace_url: str, run_id: str) -> str:
     return storage.join(storage.absolute_url(workspace_url), "runs", run_id, "manifest.parquet")
 
 
+def workspace_of(manifest_url: str, run_id: str) -> str | None:
+    """The workspace that a manifest lies in, None when it lies elsewhere."""
+    workspace_url = manifest_url.removesuffix(f"/runs/{run_id}/manifest.parquet")
+    return None if workspace_url == manifest_url else workspace_url
+
+
 def report_url_of(manifest_url: str) -> str:
     """Where the report beside a manifest lies."""
     return storage.join(manifest_url.rpartition("/")[0], "report.html")
 
 
+def manifest_digest(table: pa.Table, metadata: Mapping[str, str]) -> str:
+    """Digest the rows and the metadata of a manifest, however they are stored.
+
+    Args:
+        table: Table of `schemas.MANIFEST`.
+        metadata: Its metadata; an entry `digest` is left out.
+
+    Returns:
+        64 hexadecimal digits of a SHA-256.
+    """
+    digest = hashlib.sha256()
+    digest.update(
+        json.dumps({k: v for k, v in metadata.items() if k != DIGEST}, sort_keys=True).encode()
+    )
+    columns = table.select(MANIFEST.names)
+    for batch in columns.to_batches(max_chunksize=_ROWS_PER_DIGEST_STEP):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
 def read_manifest(url: str) -> LoadedManifest:
-    """Read a manifest and check that this version understands it.
+    """Read a manifest and check that it is whole and that this version understands it.
 
     Raises:
-        ArtifactError: It is missing, no manifest, or of another schema version.
+        ArtifactError: It is missing, no manifest, damaged, of another schema version, or says
+            what no manifest can say: see `problems_of`.
     """
     url = storage.absolute_url(url)
-    table = storage.read_table(url, MANIFEST)
     metadata = storage.read_metadata(url)
+    table = storage.read_table(url, MANIFEST)
     version = metadata.get("schema_version")
     if version != str(SCHEMA_VERSION):
         raise ArtifactError(
             f"manifest has schema version {version}, expected {SCHEMA_VERSION}: {url}"
         )
-    summary = summarize(table, metadata, manifest_url=url, report_url=report_url_of(url))
-    return LoadedManifest(table=table, summary=summary)
+    if DIGEST not in metadata:
+        raise ArtifactError(f"manifest has no digest; run the night again to write one: {url}")
+    found = manifest_digest(table, metadata)
+    if found != metadata[DIGEST]:
+        raise ArtifactError(
+            f"manifest was changed or damaged: its digest is {found[:12]}…, it says "
+            f"{metadata[DIGEST][:12]}…: {url}"
+        )
+    try:
+        said = _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        names = sorted({str(problem["loc"][0]) for problem in error.errors()})
+        raise ArtifactError(
+            f"manifest metadata is missing or wrong: {', '.join(names)}: {url}"
+        ) from None
+    problems = problems_of(table, said.source_url)
+    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", said.run_id) is None:
+        problems.append(f"the run id {said.run_id!r} is none")
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ArtifactError(f"no manifest can say: {'; '.join(problems[:3])}{more}: {url}")
+    return LoadedManifest(
+        url=url,
+        table=table,
+        summary=summarize(table, metadata, manifest_url=url, report_url=report_url_of(url)),
+        digest=found,
+        partition_by=said.config.source.partition_by,
+    )
+
+
+def problems_of(table: pa.Table, source_url: str) -> list[str]:
+    """Say what is wrong with the rows of a manifest, whoever wrote it.
+
+    Every image is in the source and has one row and one of the three actions. A removed image
+    names a keeper that is kept, and so never itself, nor one that is removed. Kept and removed
+    images have a digest and a size.
+
+    Args:
+        table: Table of `schemas.MANIFEST`.
+        source_url: The source that its metadata names.
+    """
+    problems = [
+        f"{table[name].null_count} rows without {name}"
+        for name in ("url", "size_bytes", "etag", "cluster_id", "action", "reason")
+        if table[name].null_count
+    ]
+    if problems:
+        return problems
+    rows = table.to_pylist()
+    times = Counter(row["url"] for row in rows)
+    problems = [f"{url} has {count} rows" for url, count in times.items() if count > 1]
+    action_of = {row["url"]: row["action"] for row in rows}
+    for row in rows:
+        problem = _problem_of(row, action_of, source_url)
+        if problem is not None:
+            problems.append(f"{problem}: {row['url']}")
+    return problems
+
+
+def _problem_of(
+    row: Mapping[str, Any], action_of: Mapping[str, str], source_url: str
+) -> str | None:
+    action, keeper_url, distance = row["action"], row["keeper_url"], row["distance"]
+    if action not in _ACTIONS:
+        return f"unknown action {action!r}"
+    if not is_inside(row["url"], source_url):
+        return f"not inside the source {source_url}"
+    if action != "skip" and (
+        _SHA256.fullmatch(row["sha256"] or "") is None or row["size_bytes"] < 0
+    ):
+        return "no digest or no size of its content"
+    if action != "remove":
+        return None if keeper_url is None else f"action {action} with a keeper"
+    if keeper_url is None or action_of.get(keeper_url) != "keep":
+        return f"its keeper is not kept ({keeper_url})"
+    if distance is None or not 0 <= distance <= 2:
+        return f"its distance to the keeper is {distance}"
+    return None
 
 
 def write_csv(manifest: pa.Table, file: BinaryIO) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -12,10 +11,12 @@ import pyarrow as pa
 from config import DedupConfig, SourceSettings
 from tasks import storage
 from tasks.errors import SourceError
+from tasks.paths import is_below, partition_of, slug
 from tasks.references import Inventory
 from tasks.schemas import INVENTORY, fingerprint
 from tasks.stage import stage
 from tasks.storage import StoredFile
+from tasks.stores import HIDDEN_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +65,10 @@ def select_images(
         ignored: Counts the files left out, by reason.
     """
     for file in files:
-        if is_below(file.url, workspace_url):
-            continue  # not counted: every run adds to it, and equal nights have equal counts
+        # Not counted: they come and go, and equal nights have equal counts.
+        is_ours = file.relative_path.rpartition("/")[2].startswith(HIDDEN_PREFIX)
+        if is_ours or is_below(file.url, workspace_url):
+            continue
         reason = reason_to_ignore(file, settings)
         if reason is None:
             yield file
@@ -119,31 +122,6 @@ def image_id(url: str, size_bytes: int, etag: str) -> str:
         32 hexadecimal digits of a SHA-256.
     """
     return hashlib.sha256("\0".join([url, str(size_bytes), etag]).encode()).hexdigest()[:32]
-
-
-def partition_of(relative_path: str, partition_by: str | None) -> str:
-    """Name the partition of a path: the first group of the expression, else its whole match.
-
-    Returns:
-        The empty string without an expression or a match.
-    """
-    match = re.search(partition_by, relative_path) if partition_by else None
-    if match is None:
-        return ""
-    return (match.group(1) if match.re.groups else match.group(0)) or ""
-
-
-def is_below(url: str, folder_url: str) -> bool:
-    """Tell whether a URL is a folder or lies anywhere in it."""
-    return url == folder_url or url.startswith(storage.as_folder(folder_url))
-
-
-def slug(url: str) -> str:
-    """The last folder of a URL in characters that are safe in any path, at most 40 of them."""
-    return (
-        re.sub(r"[^A-Za-z0-9._-]+", "_", url.rstrip("/").rpartition("/")[2])[:40].strip("._")
-        or "source"
-    )
 
 
 def rows_digest(table: pa.Table, columns: list[str]) -> str:

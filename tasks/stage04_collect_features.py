@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.feature_store import iterate_features, read_image_rows, store_url
+from tasks.paths import slug
 from tasks.references import Collection, Inventory
 from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, SCHEMA_VERSION, fingerprint
 from tasks.stage import stage
-from tasks.stage01_list_images import rows_digest, slug
+from tasks.stage01_list_images import rows_digest
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)

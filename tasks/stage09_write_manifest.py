@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from config import DedupConfig
 from tasks import storage
+from tasks.manifests import DIGEST, manifest_digest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Manifest, Neighbors
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, SCHEMA_VERSION
 from tasks.stage import stage
@@ -39,21 +40,21 @@ def write_manifest(
     is_search_exact = neighbors.depth == 0
     # Only what shapes the decision: one more setting of how it was computed, and two equal
     # nights would no longer have equal bytes.
-    table = table.replace_schema_metadata(
-        {
-            "run_id": collection.run_id,
-            "source_url": listing["source_url"],
-            "config": json.dumps(config.deciding_settings(), sort_keys=True),
-            "eps": repr(eps),
-            "weights_digest": WEIGHTS_DIGEST,
-            "is_complete": json.dumps(collection.num_missing == 0),
-            "recall": repr(neighbors.recall),
-            "is_search_exact": json.dumps(is_search_exact),
-            "num_ignored": listing["num_ignored"],
-            "counts": count_decisions(table, eps=eps).model_dump_json(),
-            "schema_version": str(SCHEMA_VERSION),
-        }
-    )
+    metadata = {
+        "run_id": collection.run_id,
+        "source_url": listing["source_url"],
+        "config": json.dumps(config.deciding_settings(), sort_keys=True),
+        "eps": repr(eps),
+        "weights_digest": WEIGHTS_DIGEST,
+        "is_complete": json.dumps(collection.num_missing == 0),
+        "recall": repr(neighbors.recall),
+        "is_search_exact": json.dumps(is_search_exact),
+        "num_ignored": listing["num_ignored"],
+        "counts": count_decisions(table, eps=eps).model_dump_json(),
+        "schema_version": str(SCHEMA_VERSION),
+    }
+    metadata[DIGEST] = manifest_digest(table, metadata)
+    table = table.replace_schema_metadata(metadata)
     url = storage.join(collection.run_url, "manifest.parquet")
     storage.publish_table(url, table)
     logger.info("manifest %s", url)

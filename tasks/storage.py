@@ -23,6 +23,7 @@ from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.errors import ArtifactError, SourceError, StorageError
+from tasks.paths import as_folder
 
 # Stores whose upload is atomic: a reader sees the old object or the new one, never a part.
 _BUCKET_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs"})
@@ -90,7 +91,7 @@ def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
 def absolute_url(url: str) -> str:
     """The one spelling of a location: with its protocol, no trailing slash, links resolved."""
     fs, path = filesystem(url)
-    if _is_local(fs):
+    if is_local(fs):
         path = os.path.realpath(path)
     absolute = str(fs.unstrip_protocol(path))
     without_slash = absolute.rstrip("/")
@@ -100,11 +101,6 @@ def absolute_url(url: str) -> str:
 def join(url: str, *names: str) -> str:
     """Append path components to a URL."""
     return as_folder(url) + "/".join(names)
-
-
-def as_folder(url: str) -> str:
-    """A URL with a slash at its end, as all URLs below it begin."""
-    return url if url.endswith("/") else f"{url}/"
 
 
 def list_files(url: str) -> list[StoredFile]:
@@ -124,7 +120,7 @@ def list_files(url: str) -> list[StoredFile]:
         folder = root.partition("/")[0] if _has_buckets(fs) else root
         if fs.info(folder)["type"] != "directory":
             raise SourceError(f"expected a folder of images, found a file: {url}")
-        files = _list_local(fs, root) if _is_local(fs) else _list_remote(fs, root)
+        files = _list_local(fs, root) if is_local(fs) else _list_remote(fs, root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SourceError(f"expected a folder of images, found nothing: {url}") from error
     except (PermissionError, NoCredentialsError, PartialCredentialsError) as error:
@@ -218,20 +214,49 @@ def _modified_at(info: dict[str, Any]) -> datetime:
     return _EPOCH
 
 
+def make_folder(url: str) -> None:
+    """Make a folder and those above it, where the store has folders.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    fs, path = filesystem(url)
+    if is_local(fs):
+        try:
+            os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {url}: {error.strerror}") from error
+
+
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))
 
 
+def modified_at(url: str) -> datetime:
+    """When a file was last changed, in UTC.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    fs, path = filesystem(url)
+    return _modified_at(fs.info(path))
+
+
 def list_parquet(url: str) -> list[str]:
     """URLs of the Parquet files right in a folder, sorted; empty when there is no such folder."""
+    return list_names(url, ".parquet")
+
+
+def list_names(url: str, suffix: str = "") -> list[str]:
+    """URLs of what lies right in a folder, sorted; empty when there is no such folder."""
     fs, path = filesystem(url)
     try:
         names = fs.ls(path, detail=False)
     except FileNotFoundError:
         return []
-    return sorted(str(fs.unstrip_protocol(name)) for name in names if name.endswith(".parquet"))
+    return sorted(str(fs.unstrip_protocol(name)) for name in names if name.endswith(suffix))
 
 
 def read_bytes(url: str) -> bytes:
@@ -277,7 +302,7 @@ def publish(url: str, write: Callable[[Path], object]) -> None:
     """
     fs, path = filesystem(url)
     try:
-        if _is_local(fs):
+        if is_local(fs):
             _publish_local(Path(path), write)
         else:
             _publish_remote(fs, path, write)
@@ -339,7 +364,7 @@ def publish_table(url: str, table: pa.Table) -> None:
         StorageError: The location is not writable or full.
     """
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_statistics=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     publish_bytes(url, sink.getvalue().to_pybytes())
 
 
@@ -356,9 +381,11 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
     """
     wanted = columns if columns is not None else schema.names
     with _open_parquet(url) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
         _check_columns(url, parquet.schema_arrow, schema, wanted)
-        return parquet.read(columns=wanted)
+        table = parquet.read(columns=wanted)
+        table.validate(full=True)  # Arrow itself believes offsets and text
+        return table
 
 
 def _check_columns(url: str, written: pa.Schema, schema: pa.Schema, wanted: list[str]) -> None:
@@ -378,7 +405,10 @@ def read_metadata(url: str) -> dict[str, str]:
     """
     with _open_parquet(url) as file:
         metadata = pq.read_schema(file).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    return {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in metadata.items()
+    }
 
 
 @contextmanager
@@ -390,9 +420,13 @@ def _open_parquet(url: str) -> Iterator[Any]:
         raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
     except PermissionError as error:
         raise StorageError(f"not allowed to read {url}: {error}") from error
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        # Arrow says some things of a damaged file as an OSError, which then has no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError(
-            f"expected a Parquet file, found something else: {url} ({error})"
+            f"expected a Parquet file, found something else: {url} ({reason})"
         ) from None
 
 
@@ -411,7 +445,7 @@ def local_path(url: str) -> Path:
     end; so this is for artifacts of a run, whose content never changes.
     """
     fs, path = filesystem(url)
-    if _is_local(fs):
+    if is_local(fs):
         return Path(path)
     with _download_lock:
         return _download(url)
@@ -434,8 +468,14 @@ def _has_buckets(fs: fsspec.AbstractFileSystem) -> bool:
     return bool(_BUCKET_PROTOCOLS & set(_protocols(fs)))
 
 
-def _is_local(fs: fsspec.AbstractFileSystem) -> bool:
+def is_local(fs: fsspec.AbstractFileSystem) -> bool:
+    """Tell whether a filesystem is the local disk."""
     return isinstance(fs, LocalFileSystem)
+
+
+def is_s3(fs: fsspec.AbstractFileSystem) -> bool:
+    """Tell whether a filesystem is S3 or speaks its language."""
+    return bool({"s3", "s3a"} & set(_protocols(fs)))
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

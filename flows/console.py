@@ -1,0 +1,65 @@
+"""What all commands share: messages for people, one clear error, an exit status."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from flows.logs import OWN_LOGGERS
+
+to_people = Console(stderr=True)
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+@contextmanager
+def explained_errors() -> Iterator[None]:
+    """One clear message for what a user can mend; a stack trace only for our own faults."""
+    from botocore.exceptions import BotoCoreError
+
+    from tasks.errors import DedupError
+
+    try:
+        yield
+    except DedupError as error:
+        fail(str(error), EXIT_FAILED)
+    except (OSError, BotoCoreError) as error:
+        fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Say what is wrong and end with an exit status."""
+    to_people.print(
+        f"error: {message}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
+    raise typer.Exit(status)
+
+
+class _LinesAboveTheBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        to_people.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_own_log() -> None:
+    """Print our own log lines for people."""
+    handler = _LinesAboveTheBar()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in OWN_LOGGERS:
+        own = logging.getLogger(name)
+        own.setLevel(logging.INFO)
+        own.addHandler(handler)
+        own.propagate = False  # Prefect's console handler would print every line again
+
+
+def without_none(settings: dict[str, Any]) -> dict[str, Any]:
+    """Drop what was not said, so that the profile or the default stands."""
+    said = {
+        name: without_none(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if value is not None
+    }
+    return {name: value for name, value in said.items() if value != {}}

@@ -1,0 +1,157 @@
+"""Apply, step 2: what must hold before anything is touched."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow.compute as pc
+
+from config import ApplySettings, parse_duration
+from tasks.apply01_plan_actions import Places
+from tasks.apply03_lock_source import holder_of
+from tasks.distances import within
+from tasks.errors import GuardError
+from tasks.manifests import LoadedManifest
+from tasks.paths import is_below, partition_of, relative_to
+from tasks.stores import Store
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One thing that must hold."""
+
+    name: str
+    is_met: bool
+    finding: str
+    """What was found, as a clause."""
+    setting: str
+    """What would let it pass."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.finding} ({'met' if self.is_met else 'NOT met'})"
+
+
+def guards_of(
+    manifest: LoadedManifest,
+    settings: ApplySettings,
+    *,
+    written_at: datetime,
+    present: datetime,
+) -> Iterator[Guard]:
+    """Check everything that can be said from the manifest alone.
+
+    Args:
+        manifest: The manifest; reading it has checked digest, version and structure.
+        settings: What is to be done, and what may be waived.
+        written_at: When the manifest was written.
+        present: The present time.
+    """
+    waived = settings.guards
+    yield Guard(
+        name="complete night",
+        is_met=manifest.summary.is_complete or waived.allow_partial,
+        finding="complete" if manifest.summary.is_complete else "some shards failed",
+        setting="--allow-partial",
+    )
+    age, most = present - written_at, parse_duration(waived.max_manifest_age)
+    yield Guard(
+        name="age of the manifest",
+        is_met=age <= most,
+        finding=f"written {age.total_seconds() / 86_400:.1f} days ago, at most "
+        f"{most.total_seconds() / 86_400:g}",
+        setting="--max-manifest-age",
+    )
+    if settings.action == "copy":
+        return
+    num_orphans = count_orphans(manifest)
+    yield Guard(
+        name="twins",
+        is_met=num_orphans == 0 or waived.allow_orphans,
+        finding=f"{num_orphans:,} images to remove have a keeper farther away than eps",
+        setting="--allow-orphans",
+    )
+    shares = removed_fractions(manifest)
+    worst = max(shares, key=lambda name: shares[name], default="")
+    for name, share, where in (
+        ("share removed", overall_fraction(manifest), "of the readable images"),
+        ("share removed of a partition", shares.get(worst, 0.0), f"of partition {worst!r}"),
+    ):
+        yield Guard(
+            name=name,
+            is_met=share <= waived.max_removed_fraction,
+            finding=f"{share:.2%} {where}, at most {waived.max_removed_fraction:.2%}",
+            setting="--max-removed-fraction",
+        )
+
+
+def require_met(guards: Iterable[Guard]) -> None:
+    """Refuse to act.
+
+    Raises:
+        GuardError: Names every guard that is not met, and the setting that would let it pass.
+    """
+    unmet = [
+        f"{guard.name}: {guard.finding}; {guard.setting} lets it pass"
+        for guard in guards
+        if not guard.is_met
+    ]
+    if unmet:
+        raise GuardError(f"nothing was done, because of: {'. '.join(unmet)}")
+
+
+def quarantine_guard(places: Places, store: Store) -> Guard:
+    """Check that images can be moved into quarantine, and are not listed again there."""
+    quarantine_url, source_url = places.quarantine_url, places.source_url
+    workspace_url = places.workspace_url
+    is_reachable = store.shares_moves_with(source_url, quarantine_url)
+    is_listed = is_below(quarantine_url, source_url) and not is_below(quarantine_url, workspace_url)
+    finding = "on the same store as the images"
+    if not is_reachable:
+        finding = f"{quarantine_url} is on another store than {source_url}"
+    elif is_listed:
+        finding = f"{quarantine_url} is inside the source, whose next night would list it"
+    return Guard(
+        name="quarantine",
+        is_met=is_reachable and not is_listed,
+        finding=finding,
+        setting="--quarantine-to URL, or --permanent",
+    )
+
+
+def lock_guard(folder_url: str) -> Guard:
+    """See whether somebody holds the lock right now; changes nothing."""
+    holder = holder_of(folder_url)
+    return Guard(
+        name="lock",
+        is_met=holder is None,
+        finding=holder or "free",
+        setting="waiting",
+    )
+
+
+def count_orphans(manifest: LoadedManifest) -> int:
+    """Images to remove whose keeper is farther away than eps."""
+    table = manifest.table
+    removed = table.filter(pc.equal(table["action"], "remove"))
+    return int((~within(removed["distance"].to_numpy(), manifest.summary.eps)).sum())
+
+
+def overall_fraction(manifest: LoadedManifest) -> float:
+    """Share of the readable images that would be removed, in [0, 1]."""
+    num_readable = manifest.summary.num_keep + manifest.summary.num_remove
+    return manifest.summary.num_remove / num_readable if num_readable else 0.0
+
+
+def removed_fractions(manifest: LoadedManifest) -> dict[str, float]:
+    """Share of the readable images of each partition that would be removed, in [0, 1]."""
+    readable: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    rows = zip(manifest.table["url"].to_pylist(), manifest.table["action"].to_pylist(), strict=True)
+    for url, action in rows:
+        partition = partition_of(
+            relative_to(url, manifest.summary.source_url), manifest.partition_by
+        )
+        readable[partition] += action != "skip"
+        removed[partition] += action == "remove"
+    return {name: removed[name] / count for name, count in readable.items() if count}

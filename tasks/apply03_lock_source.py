@@ -1,0 +1,202 @@
+"""Apply, step 3: nobody else acts on the source meanwhile.
+
+The lock is a file in the source itself, because two workspaces may share one source: one apply
+could remove the keeper that the other one counts on. It is made by a conditional write, renewed by
+a heartbeat, and taken over when its owner has not renewed it for longer than it promised. All
+times are compared by the clock of the store, so the clocks of the machines do not matter.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tasks import storage
+from tasks.errors import GuardError, LockHeldError, LockLostError, StorageError, is_transient
+from tasks.journal import now, who
+from tasks.stores import HIDDEN_PREFIX, FileState, Store, Stored, store_of
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = f"{HIDDEN_PREFIX}lock"
+
+_HEARTBEATS_PER_EXPIRY = 5
+
+
+class LockRecord(BaseModel):
+    """What the lock file says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    owner: str
+    """User, host and process."""
+    purpose: str
+    since: str
+    expiry_seconds: float
+    token: str
+    num_renewals: int = 0
+
+
+class SourceLock:
+    """A lock that is held. Ask `check` before every action."""
+
+    def __init__(self, url: str, record: LockRecord, state: FileState, store: Store) -> None:
+        self._url = url
+        self._record = record
+        self._state = state
+        self._store = store
+        self._renewed = time.monotonic()
+        self._lost: str | None = None
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Make sure that the lock is still ours.
+
+        Raises:
+            LockLostError: It could not be renewed in time, or is somebody else's.
+        """
+        # Stops well before anybody may take it over, so that what is under way can end.
+        silent = time.monotonic() - self._renewed
+        if self._lost is None and silent > self._record.expiry_seconds / 2:
+            self._lost = f"it could not be renewed for {silent:.0f} s"
+        if self._lost is not None:
+            raise LockLostError(f"lost the lock {self._url}: {self._lost}")
+
+    def release(self) -> None:
+        """Stop the heartbeat and remove the lock file, if it still is ours."""
+        self._released.set()
+        self._thread.join()
+        try:
+            self._store.discard(self._url, self._state)
+        except OSError as error:
+            logger.warning("the lock stays until it expires: %s: %s", self._url, error)
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._record.expiry_seconds / _HEARTBEATS_PER_EXPIRY):
+            began = time.monotonic()
+            self._record = self._record.model_copy(
+                update={"num_renewals": self._record.num_renewals + 1}
+            )
+            try:
+                state = self._store.replace(self._url, _to_bytes(self._record), self._state)
+            except Exception as error:
+                logger.warning("cannot renew the lock %s: %s", self._url, error)
+                continue
+            if state is None:
+                self._lost = "somebody else has taken it over"
+                return
+            self._state, self._renewed = state, began
+
+
+@contextmanager
+def lock_source(
+    source_url: str,
+    image_folders: Iterable[str],
+    *,
+    purpose: str,
+    expiry_seconds: float,
+    allow_unlocked: bool,
+) -> Iterator[SourceLock]:
+    """Hold the lock of a source.
+
+    Args:
+        source_url: The folder of images.
+        image_folders: All folders, from the source down, that hold images to be acted on; their
+            locks and those of all folders above the source belong to overlapping sources.
+        purpose: Shown to others who want the lock.
+        expiry_seconds: Others may take it over when it was not renewed for so long.
+        allow_unlocked: Go on where the store ignores conditional writes.
+
+    Raises:
+        LockHeldError: Somebody else acts on this source or on one that overlaps it.
+        GuardError: The store ignores conditional writes, so that no lock can hold.
+        StorageError: The lock cannot be written.
+    """
+    store = store_of(source_url)
+    url = storage.join(source_url, LOCK_NAME)
+    record = LockRecord(
+        owner=who(),
+        purpose=purpose,
+        since=now(),
+        expiry_seconds=expiry_seconds,
+        token=secrets.token_hex(16),
+    )
+    try:
+        honours, present = store.honours_conditions(source_url)
+        if not honours and not allow_unlocked:
+            raise GuardError(
+                f"the store of {source_url} ignores conditional writes, so that no lock can hold "
+                "and two could remove each other's keepers; --allow-unlocked acts all the same"
+            )
+        state = _take(store, url, record, present)
+    except FileNotFoundError as error:
+        raise StorageError(f"no such source: {source_url}") from error
+    except OSError as error:
+        if is_transient(error):
+            raise
+        raise StorageError(f"cannot lock {source_url}: {error.strerror or error}") from error
+    lock = SourceLock(url, record, state, store)
+    try:
+        # After our own is there: of two that overlap, at least one sees the other.
+        for folder in image_folders:
+            other = store.get(storage.join(folder, LOCK_NAME)) if folder != source_url else None
+            if other is not None and not _is_expired(other, present, expiry_seconds):
+                raise LockHeldError(_describe(other, folder))
+        yield lock
+    finally:
+        lock.release()
+
+
+def holder_of(source_url: str) -> str | None:
+    """Say who holds the lock of a source; None when nobody does."""
+    found = store_of(source_url).get(storage.join(source_url, LOCK_NAME))
+    return None if found is None else _describe(found, source_url)
+
+
+def _take(store: Store, url: str, record: LockRecord, present: datetime) -> FileState:
+    found = store.get(url)
+    if found is None:
+        taken = store.create(url, _to_bytes(record))
+    elif _is_expired(found, present, record.expiry_seconds):
+        logger.warning("taking over an expired lock: %s", _describe(found, url))
+        taken = store.replace(url, _to_bytes(record), found.state)
+    else:
+        taken = None
+    if taken is None:
+        raise LockHeldError(_describe(store.get(url) or found, url))
+    return taken
+
+
+def _is_expired(found: Stored, present: datetime, default_seconds: float) -> bool:
+    record = _parse(found)
+    expiry = record.expiry_seconds if record is not None else default_seconds
+    return present - found.state.modified_at > timedelta(seconds=expiry)
+
+
+def _describe(found: Stored | None, where: str) -> str:
+    record = _parse(found) if found is not None else None
+    if found is None or record is None:
+        return f"somebody holds the lock of {where}"
+    return (
+        f"{record.owner} holds the lock of {where} since {record.since} for {record.purpose}; "
+        f"last renewed {found.state.modified_at.isoformat(timespec='seconds')}, free "
+        f"{record.expiry_seconds:g} s after the last renewal"
+    )
+
+
+def _parse(found: Stored) -> LockRecord | None:
+    try:
+        return LockRecord.model_validate_json(found.content)
+    except ValidationError:
+        return None
+
+
+def _to_bytes(record: LockRecord) -> bytes:
+    return record.model_dump_json().encode() + b"\n"

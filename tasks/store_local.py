@@ -1,0 +1,288 @@
+"""Images on a local disk: no step follows a link, no step overwrites."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from io import BufferedReader
+from pathlib import PurePosixPath
+
+from tasks import storage
+from tasks.stores import (
+    HIDDEN_PREFIX,
+    ChangedError,
+    FileState,
+    NotAFileError,
+    OccupiedError,
+    Stored,
+)
+
+# O_PATH needs no permission to list the folder; where it is missing, reading it must do.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class LocalStore:
+    """The local disk. See `stores.Store`."""
+
+    default_verification = "content"
+
+    def stat(self, url: str) -> FileState | None:
+        try:
+            with _parent(url) as (folder, name):
+                return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
+        except FileNotFoundError:
+            return None
+
+    def read(self, url: str, state: FileState) -> bytes:
+        with _opened(url, state) as file:
+            return file.read()
+
+    def sha256(self, url: str, state: FileState) -> str:
+        with _opened(url, state) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def shares_moves_with(self, url: str, other_url: str) -> bool:
+        return _device(url) == _device(other_url)
+
+    def move(self, url: str, to_url: str, state: FileState) -> FileState:
+        with _parent(url) as (folder, name), _parent(to_url, create=True) as (to_folder, to_name):
+            if _is_there(to_folder, to_name):
+                raise OccupiedError(f"there is a file already: {to_url}")
+            # Renaming takes whatever is there at this moment, out of everybody's reach; only
+            # then can be said for sure what it was.
+            os.rename(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder)
+            taken = os.stat(to_name, dir_fd=to_folder, follow_symlinks=False)
+            if not stat.S_ISREG(taken.st_mode) or not _is_same(_state(taken, to_url), state):
+                _give_back(to_folder, to_name, folder, name)
+                raise ChangedError("changed while it was moved")
+            return _state(taken, to_url)
+
+    def put_back(self, from_url: str, url: str, state: FileState) -> None:
+        with (
+            _parent(from_url) as (from_folder, from_name),
+            _parent(url, create=True) as (folder, name),
+        ):
+            found = os.stat(from_name, dir_fd=from_folder, follow_symlinks=False)
+            if not _is_same(_state(found, from_url), state):
+                raise ChangedError("changed while it was put back")
+            try:
+                _give_back(from_folder, from_name, folder, name)
+            except FileExistsError:
+                raise OccupiedError(f"there is a file already: {url}") from None
+
+    def remove(self, url: str, state: FileState) -> None:
+        raise NotImplementedError(f"a disk has no conditional deletion: move it aside: {url}")
+
+    def copy(self, url: str, to_url: str, state: FileState) -> None:
+        if self.create(to_url, self.read(url, state), state.modified_at) is None:
+            raise OccupiedError(f"there is a file already: {to_url}")
+
+    def get(self, url: str) -> Stored | None:
+        state = self.stat(url)
+        if state is None:
+            return None
+        try:
+            return Stored(self.read(url, state), state)
+        except (ChangedError, FileNotFoundError):
+            return self.get(url)  # replaced in between, which happens in one step
+
+    def create(
+        self, url: str, content: bytes, modified_at: datetime | None = None
+    ) -> FileState | None:
+        with _parent(url, create=True) as (folder, name), _aside(folder, content) as aside:
+            if modified_at is not None:
+                nanoseconds = (modified_at - _EPOCH) // timedelta(microseconds=1) * 1_000
+                os.utime(aside, ns=(nanoseconds, nanoseconds), dir_fd=folder)
+            try:
+                _link(folder, aside, folder, name)
+            except FileExistsError:
+                return None
+            return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
+
+    def replace(self, url: str, content: bytes, state: FileState) -> FileState | None:
+        with _alone_with(url, state) as (folder, name):
+            if not name:
+                return None
+            with _aside(folder, content) as aside:
+                os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
+
+    def discard(self, url: str, state: FileState) -> bool:
+        with _alone_with(url, state) as (folder, name):
+            if name:
+                os.unlink(name, dir_fd=folder)
+            return bool(name)
+
+    def aside_url(self, url: str) -> str | None:
+        # Renamed first, so that what is deleted is what was seen, and nothing that took its place
+        # in between. Hidden, in its own folder, and the name not too long.
+        folder, _, name = url.rpartition("/")
+        digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return f"{folder}/{HIDDEN_PREFIX}removing-{digest}"
+
+    def prune(self, url: str) -> None:
+        for path, _, _ in os.walk(_path(url), topdown=False):
+            with suppress(OSError):
+                os.rmdir(path)
+
+    def honours_conditions(self, folder_url: str) -> tuple[bool, datetime]:
+        probe = storage.join(folder_url, f"{HIDDEN_PREFIX}probe-{secrets.token_hex(4)}")
+        with _parent(probe) as (folder, name):
+            try:
+                created = self.create(probe, b"1")
+                again = self.create(probe, b"2")
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+        if created is None:
+            return False, _EPOCH
+        return again is None, created.modified_at
+
+
+def _path(url: str) -> str:
+    return storage.filesystem(url)[1]
+
+
+@contextmanager
+def _parent(url: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """Open the folder of a file, refusing links on the way; gives its descriptor and the name."""
+    *names, name = PurePosixPath(_path(url)).parts[1:]
+    folder = os.open("/", _FOLDER)
+    try:
+        for part in names:
+            deeper = _enter(folder, part, create)
+            os.close(folder)
+            folder = deeper
+        yield folder, name
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise NotAFileError(f"a folder on the way is a link or a file: {url}") from error
+        raise
+    finally:
+        os.close(folder)
+
+
+def _enter(folder: int, name: str, create: bool) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except FileNotFoundError:
+        if not create:
+            raise
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=folder)
+        return os.open(name, _FOLDER, dir_fd=folder)
+
+
+@contextmanager
+def _alone_with(url: str, state: FileState) -> Iterator[tuple[int, str]]:
+    """Hold the lock of a file while it is replaced; the name is empty if its state is another.
+
+    A replaced file is another inode, so of two that wait for one lock the second finds another
+    state.
+    """
+    with _parent(url) as (folder, name):
+        try:
+            held = os.open(name, _FILE, dir_fd=folder)
+        except FileNotFoundError:
+            yield folder, ""
+            return
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            is_same = _is_there(folder, name) and _is_same(
+                _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url), state
+            )
+            yield folder, name if is_same else ""
+        finally:
+            os.close(held)
+
+
+@contextmanager
+def _opened(url: str, state: FileState) -> Iterator[BufferedReader]:
+    """Open a file in the state it was seen in, and make sure it kept it while it was read."""
+    with _parent(url) as (folder, name):
+        try:
+            descriptor = os.open(name, _FILE, dir_fd=folder)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFileError(f"a link now: {url}") from error
+            raise
+    with open(descriptor, "rb") as file:
+        _require(os.fstat(descriptor), url, state)
+        yield file
+        _require(os.fstat(descriptor), url, state)
+
+
+def _require(status: os.stat_result, url: str, state: FileState) -> None:
+    if _state(status, url) != state:
+        raise ChangedError("changed while it was read")
+
+
+@contextmanager
+def _aside(folder: int, content: bytes) -> Iterator[str]:
+    """Write a file under a hidden name, safe against a power cut; it is gone in the end."""
+    name = f"{HIDDEN_PREFIX}{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=folder)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+def _give_back(from_folder: int, from_name: str, folder: int, name: str) -> None:
+    _link(from_folder, from_name, folder, name)
+    os.unlink(from_name, dir_fd=from_folder)
+
+
+def _link(from_folder: int, from_name: str, folder: int, name: str) -> None:
+    """Give a file a second name; unlike renaming it never overwrites."""
+    os.link(from_name, name, src_dir_fd=from_folder, dst_dir_fd=folder, follow_symlinks=False)
+
+
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_same(found: FileState, seen: FileState) -> bool:
+    # Not `changed`: renaming and linking move the inode's change time.
+    return (found.identity, found.size_bytes, found.etag) == (
+        seen.identity,
+        seen.size_bytes,
+        seen.etag,
+    )
+
+
+def _state(status: os.stat_result, url: str) -> FileState:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFileError(f"a link, a folder or a device now: {url}")
+    return FileState(
+        size_bytes=status.st_size,
+        etag=f"mtime_ns:{status.st_mtime_ns}",
+        identity=f"{status.st_dev}:{status.st_ino}",
+        changed=str(status.st_ctime_ns),
+        modified_at=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1_000),
+    )
+
+
+def _device(url: str) -> int:
+    """The filesystem that a folder is on, or will be once it is made."""
+    path = PurePosixPath(_path(url))
+    while not os.path.exists(path):
+        path = path.parent
+    return os.stat(path).st_dev

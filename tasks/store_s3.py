@@ -1,0 +1,214 @@
+"""Images on S3: every request says which object it means, by its version tag."""
+
+import hashlib
+import mimetypes
+import secrets
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from fsspec.asyn import sync
+
+from tasks import storage
+from tasks.errors import is_condition_failed, patiently
+from tasks.stores import (
+    HIDDEN_PREFIX,
+    ChangedError,
+    FileState,
+    NotAFileError,
+    OccupiedError,
+    Stored,
+)
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class S3Store:
+    """S3, or a store that speaks its language. See `stores.Store`.
+
+    Keys are sent as they are; fsspec would take some of them apart (`?versionId=`).
+    """
+
+    default_verification = "version"
+
+    def __init__(self, protocol: str) -> None:
+        self._protocol = protocol
+        # Learnt by `honours_conditions`: does a deletion look at the version tag?
+        self._honours_deletes = False
+
+    def stat(self, url: str) -> FileState | None:
+        try:
+            head = self._call("head_object", url)
+        except FileNotFoundError:
+            return None
+        return _state(url, head)
+
+    def read(self, url: str, state: FileState) -> bytes:
+        return self._read(url, IfMatch=_quoted(state.etag)).content
+
+    def sha256(self, url: str, state: FileState) -> str:
+        return hashlib.sha256(self.read(url, state)).hexdigest()
+
+    def shares_moves_with(self, url: str, other_url: str) -> bool:  # noqa: ARG002
+        return storage.is_s3(storage.filesystem(other_url)[0])
+
+    def move(self, url: str, to_url: str, state: FileState) -> FileState:
+        self._copy(url, to_url, state)
+        moved = self.stat(to_url)
+        if moved is None or moved.size_bytes != state.size_bytes:
+            raise ChangedError("the copy in quarantine is not the image")
+        try:
+            self.remove(url, state)
+        except ChangedError:
+            self.remove(to_url, moved)
+            raise
+        return moved
+
+    def put_back(self, from_url: str, url: str, state: FileState) -> None:
+        # Not every store knows this condition on copies, so the place is looked at as well.
+        if self.stat(url) is not None:
+            raise OccupiedError(f"there is a file already: {url}")
+        self._copy(from_url, url, state, IfNoneMatch="*")
+        restored = self.stat(url)
+        if restored is None or restored.size_bytes != state.size_bytes:
+            raise ChangedError("what was put back is not the image")
+        self.remove(from_url, state)
+
+    def remove(self, url: str, state: FileState) -> None:
+        if not self._honours_deletes and self.stat(url) not in (state, None):
+            raise ChangedError("changed while it was removed")
+        if not self.discard(url, state):
+            raise ChangedError("changed while it was removed")
+
+    def copy(self, url: str, to_url: str, state: FileState) -> None:
+        if self.stat(to_url) is not None:
+            raise OccupiedError(f"there is a file already: {to_url}")
+        self._copy(url, to_url, state, IfNoneMatch="*")
+
+    def get(self, url: str) -> Stored | None:
+        try:
+            return self._read(url)
+        except FileNotFoundError:
+            return None
+
+    def create(
+        self,
+        url: str,
+        content: bytes,
+        modified_at: datetime | None = None,  # noqa: ARG002 (S3 sets it)
+    ) -> FileState | None:
+        return self._put(url, content, IfNoneMatch="*")
+
+    def replace(self, url: str, content: bytes, state: FileState) -> FileState | None:
+        return self._put(url, content, IfMatch=_quoted(state.etag))
+
+    def discard(self, url: str, state: FileState) -> bool:
+        try:
+            self._call("delete_object", url, IfMatch=_quoted(state.etag))
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if not is_condition_failed(error):
+                raise
+            return self.stat(url) is None  # some stores answer 412 where nothing is
+        return True
+
+    def aside_url(self, url: str) -> str | None:  # noqa: ARG002
+        return None
+
+    def prune(self, url: str) -> None:
+        """There are no folders on S3."""
+
+    def honours_conditions(self, folder_url: str) -> tuple[bool, datetime]:
+        probe = storage.join(folder_url, f"{HIDDEN_PREFIX}probe-{secrets.token_hex(4)}")
+        try:
+            created = self.create(probe, b"1")
+            again = self.create(probe, b"2")
+            if created is not None:
+                another = replace(created, etag="0" * 32)
+                self._honours_deletes = not self.discard(probe, another)
+        finally:
+            with suppress(OSError):
+                self._call("delete_object", probe)
+        if created is None:
+            return False, _EPOCH
+        return again is None, created.modified_at
+
+    def _copy(self, url: str, to_url: str, state: FileState, **conditions: str) -> None:
+        bucket, key = _place(url)
+        try:
+            self._call(
+                "copy_object",
+                to_url,
+                CopySource={"Bucket": bucket, "Key": key},
+                CopySourceIfMatch=_quoted(state.etag),
+                **conditions,
+            )
+        except OSError as error:
+            if not is_condition_failed(error):
+                raise
+            if not conditions or self.stat(url) != state:
+                raise ChangedError("changed while it was copied") from None
+            raise OccupiedError(f"there is a file already: {to_url}") from None
+
+    def _put(self, url: str, content: bytes, **conditions: str) -> FileState | None:
+        kind = mimetypes.guess_type(url)[0] or "application/octet-stream"
+        try:
+            self._call("put_object", url, Body=content, ContentType=kind, **conditions)
+        except OSError as error:
+            if not is_condition_failed(error):
+                raise
+            # A request is sent again when its answer is lost, and then meets its own result.
+            # Contents that matter carry a random token, so equal ones are ours.
+            found = self.get(url)
+            return found.state if found and found.content == content else None
+        return self.stat(url)
+
+    def _read(self, url: str, **conditions: str) -> Stored:
+        bucket, key = _place(url)
+        fs = self._filesystem()
+
+        async def fetch() -> tuple[Any, bytes]:
+            answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **conditions)
+            async with answer["Body"] as body:
+                return answer, await body.read()
+
+        try:
+            # Requests are tried again by s3fs, a body that breaks off is not.
+            answer, content = patiently(lambda: sync(fs.loop, fetch))
+        except OSError as error:
+            if is_condition_failed(error):
+                raise ChangedError("changed while it was read") from None
+            raise
+        return Stored(content, _state(url, answer))
+
+    def _call(self, operation: str, url: str, **arguments: Any) -> Any:
+        bucket, key = _place(url)
+        return self._filesystem().call_s3(operation, Bucket=bucket, Key=key, **arguments)
+
+    def _filesystem(self) -> Any:
+        return storage.filesystem(f"{self._protocol}://")[0]
+
+
+def _place(url: str) -> tuple[str, str]:
+    bucket, _, key = url.partition("://")[2].partition("/")
+    return bucket, key
+
+
+def _state(url: str, answer: Any) -> FileState:
+    etag = str(answer["ETag"]).strip('"')
+    modified_at: datetime = answer["LastModified"]
+    if url.endswith("/"):
+        raise NotAFileError(f"a folder: {url}")
+    return FileState(
+        size_bytes=int(answer["ContentLength"]),
+        etag=etag,
+        identity="/".join(_place(url)),
+        changed=f"{etag} {modified_at.isoformat()}",
+        modified_at=modified_at.astimezone(UTC),
+    )
+
+
+def _quoted(etag: str) -> str:
+    return f'"{etag}"'

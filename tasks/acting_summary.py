@@ -163,4 +163,4 @@ def _line(entry: Entry, source_url: str) -> str:
 
 def _name(url: str, source_url: str) -> str:
     # As a literal, so that no character of a file name can play tricks on the terminal.
-    return ascii(relative_to(url, source_url) if is_below(url, source_url) else url)
+    return repr(relative_to(url, source_url) if is_below(url, source_url) else url)

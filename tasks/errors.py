@@ -76,7 +76,13 @@ _PERMANENT_ERRNOS = frozenset(
 )
 _CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _PERMANENT_BOTOCORE_ERRORS = frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}
+    {
+        "NoCredentialsError",
+        "ParamValidationError",
+        "PartialCredentialsError",
+        "ProfileNotFound",
+        "SSLError",
+    }
 )
 
 

@@ -18,6 +18,7 @@ from tasks.apply04_check_twin import TwinCheck, Verification
 from tasks.apply05_remove_image import quarantine_image, remove_image
 from tasks.apply06_copy_image import copy_image
 from tasks.apply07_carry_out import Act, carry_out
+from tasks.approvals import require_approval
 from tasks.errors import LockHeldError
 from tasks.journal import (
     Entry,
@@ -48,6 +49,7 @@ def apply_manifest(config: ApplyConfig) -> ActingSummary:
 
     Raises:
         GuardError: A guard is not met; nothing was touched.
+        ApprovalError: A person has to agree and has not; nothing was touched.
         LockHeldError: Somebody else acts on the source; nothing was touched.
         ArtifactError: The manifest or the journal is damaged; nothing was touched.
         LockLostError: The lock could not be kept, so it stopped halfway.
@@ -61,6 +63,8 @@ def apply_manifest(config: ApplyConfig) -> ActingSummary:
         guards.append(lock_guard(places.lock_url))
     else:
         require_met(guards)
+        if config.approval == "required":
+            require_approval(manifest)
         if places.copy_url is not None:
             storage.make_folder(places.copy_url)
         with lock(

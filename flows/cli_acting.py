@@ -30,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(apply)
     app.command()(undo)
     app.command()(purge)
+    app.command()(approve)
 
 
 def apply(
@@ -189,6 +190,21 @@ def purge(
             ),
             as_json,
         )
+
+
+def approve(
+    run: Annotated[str, typer.Argument(help="Run id, as `dedup run` printed it.")],
+    workspace: Annotated[str, WORKSPACE],
+    reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
+    comment: Annotated[str, typer.Option(help="Written down with the answer.")] = "",
+) -> None:
+    """Answer for a run whose apply waits for a person."""
+    with explained_errors():
+        from flows.approving import answer
+
+        show_own_log()
+        manifest = answer(workspace, run, is_approved=not reject, comment=comment)
+    sys.stdout.write(f"{'rejected' if reject else 'approved'}  {manifest.url}\n")
 
 
 def _acting(workers: int | None, lock_seconds: float | None) -> ActingSettings:

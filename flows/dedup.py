@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from zoneinfo import ZoneInfo
 
 from prefect import flow
-from prefect.runtime import flow_run
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment, flow_run
 
-from config import DedupConfig
+from config import ApplyConfig, DedupConfig
 from flows.fan_out import Failure, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
-from tasks.errors import NightIncompleteError
+from tasks.errors import NightIncompleteError, ServerError
 from tasks.references import Collection, FeatureFile, Index, Neighbors, SearchRange, Shard
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
@@ -67,7 +69,9 @@ def dedup(config: DedupConfig) -> Summary:
     with stopwatch(seconds, "manifest"):
         manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config)
     num_embedded = sum(file.num_embedded for file in feature_files)
-    return write_report(manifest, config, num_embedded, seconds)
+    summary = write_report(manifest, config, num_embedded, seconds)
+    hand_over(summary, config)
+    return summary
 
 
 def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
@@ -116,6 +120,36 @@ def search_neighbors(collection: Collection, index: Index, config: DedupConfig) 
         if recall >= settings.min_recall:
             break
     return Neighbors(edge_files=tuple(outcome.results), recall=recall, depth=depth)
+
+
+def hand_over(summary: Summary, config: DedupConfig) -> None:
+    """Start the deployment that acts on the manifest, if the config says so."""
+    if config.apply is None:
+        return
+    if not deployment.id:
+        logger.info("not applied: only a deployed run starts apply/main; use dedup apply")
+        return
+    settings = ApplyConfig(
+        manifest_url=summary.manifest_url,
+        workspace_url=config.workspace_url,
+        **config.apply.model_dump(),
+    )
+    try:
+        run = run_deployment(
+            "apply/main",
+            parameters={"config": settings.model_dump(mode="json")},
+            timeout=0,
+            flow_run_name=f"apply-{summary.run_id}",
+            as_subflow=False,  # Prefect cannot suspend subflows, and this one may wait for a person
+            idempotency_key=f"{flow_run.id}-apply",
+        )
+    except ObjectNotFound:
+        raise ServerError(
+            "the config has an apply section, but there is no deployment apply/main: deploy "
+            "deployments/prefect.yaml"
+        ) from None
+    # Prefect types the run as one that might be a coroutine; here it never is.
+    logger.info("started apply/main as %s", run.name)  # type: ignore[union-attr]
 
 
 def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str:

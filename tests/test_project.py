@@ -50,6 +50,7 @@ def test_deployments_carry_valid_configs() -> None:
     configs = [
         DedupConfig.model_validate(deployment["parameters"]["config"])
         for deployment in prefect["deployments"]
+        if "parameters" in deployment
     ]
     assert [config.time_zone for config in configs] == ["Europe/Berlin"]
 

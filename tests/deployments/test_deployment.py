@@ -13,14 +13,20 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from tasks import storage
+from tasks.approvals import read_decision
+from tasks.manifests import read_manifest
 from tests.conftest import Night
+from tests.written_nights import WrittenNight, write_night
 
 ROOT = Path(__file__).parents[2]
 PREFECT = str(Path(sys.executable).parent / "prefect")
+DEDUP = str(Path(sys.executable).parent / "dedup")
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,31 @@ class Orchestra:
             check=False,
         )
 
-    def ask(self, path: str, **body: object) -> list[dict[str, object]]:
+    def ask(self, path: str, **body: object) -> Any:
         request = urllib.request.Request(
             f"{self.environment['PREFECT_API_URL']}/{path}",
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request) as answer:
-            found: list[dict[str, object]] = json.load(answer)
-        return found
+            return json.load(answer)
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/{path}") as answer:
+            return json.load(answer)
+
+    def wait_for_apply(self, manifest_url: str, wanted: str) -> dict[str, Any]:
+        """Wait until the apply of a manifest is in some state."""
+        state = None
+        for _ in range(240):
+            for run in self.ask("flow_runs/filter", flows={"name": {"any_": ["apply"]}}):
+                if run["parameters"]["config"]["manifest_url"] == manifest_url:
+                    state = str(run["state"]["name"]).upper()
+                    if state == wanted:
+                        found: dict[str, Any] = run
+                        return found
+            time.sleep(0.5)
+        raise AssertionError(f"{manifest_url} is {state}:\n{self.worker_log.read_text()[-4000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +121,7 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
             _stop(process)
 
 
-def test_deployment_runs_a_night_and_logs_its_shards(
+def test_deployment_runs_a_night_and_applies_its_manifest(
     orchestra: Orchestra, night: Night, tmp_path: Path
 ) -> None:
     shutil.copytree(night.folder / "junction-1", tmp_path / "2026-02-28")
@@ -107,6 +129,7 @@ def test_deployment_runs_a_night_and_logs_its_shards(
         "source_url": f"{tmp_path}/{{date}}",
         "workspace_url": f"{tmp_path}/workspace",
         "features": {"image_size": 64},
+        "apply": {"execute": True},
     }
     # A late run, or a retry, processes the night that it was scheduled for.
     finished = orchestra.prefect(
@@ -120,6 +143,70 @@ def test_deployment_runs_a_night_and_logs_its_shards(
     assert "shard 0: 6 images, 0 unreadable" in orchestra.worker_log.read_text()
     keys = [artifact["key"] for artifact in orchestra.ask("artifacts/filter")]
     assert "dedup-summary" in keys
+    orchestra.wait_for_apply(f"file://{manifest}", "COMPLETED")
+    assert len(list((tmp_path / "2026-02-28").iterdir())) == 1
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An apply that waits for a person."""
+
+    night: WrittenNight
+    run: dict[str, Any]
+
+    def num_images(self) -> int:
+        return len(storage.list_files(self.night.source_url))
+
+
+@pytest.fixture
+def waiting(orchestra: Orchestra, tmp_path: Path) -> Waiting:
+    night = write_night(str(tmp_path), {"a.jpg": ["b.jpg", "c.jpg"]}, noise=["d.jpg"])
+    config = {"manifest_url": night.manifest_url, "execute": True, "approval": "required"}
+    started = orchestra.prefect(
+        "deployment", "run", "apply/main", "--param", f"config={json.dumps(config)}"
+    )
+    assert started.returncode == 0, started.stderr
+    return Waiting(night, orchestra.wait_for_apply(night.manifest_url, "SUSPENDED"))
+
+
+def test_approval_in_the_ui_lets_the_apply_go_on(orchestra: Orchestra, waiting: Waiting) -> None:
+    keyset = waiting.run["state"]["state_details"]["run_input_keyset"]
+    question = orchestra.get(f"flow_runs/{waiting.run['id']}/input/{keyset['description']}")
+    assert "quarantine: 2 of 4 images?" in question
+    assert "report.html" in question
+    assert waiting.num_images() == 4
+    said = {"is_approved": True, "comment": "looks right"}
+    orchestra.ask(f"flow_runs/{waiting.run['id']}/resume", run_input=said)
+    orchestra.wait_for_apply(waiting.night.manifest_url, "COMPLETED")
+    assert waiting.num_images() == 2
+    decision = read_decision(read_manifest(waiting.night.manifest_url))
+    assert decision is not None
+    assert (decision.is_approved, decision.by, decision.comment) == (
+        True,
+        "the Prefect UI",
+        "looks right",
+    )
+
+
+def test_rejection_in_the_ui_ends_the_apply(orchestra: Orchestra, waiting: Waiting) -> None:
+    orchestra.ask(f"flow_runs/{waiting.run['id']}/resume", run_input={"is_approved": False})
+    orchestra.wait_for_apply(waiting.night.manifest_url, "COMPLETED")
+    assert waiting.num_images() == 4
+    assert not storage.exists(storage.join(waiting.night.workspace_url, "quarantine"))
+
+
+def test_dedup_approve_wakes_the_apply(orchestra: Orchestra, waiting: Waiting) -> None:
+    run_id = waiting.night.manifest_url.split("/")[-2]
+    approved = subprocess.run(
+        [DEDUP, "approve", run_id, "--workspace", waiting.night.workspace_url],
+        env=orchestra.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert approved.returncode == 0, approved.stderr
+    orchestra.wait_for_apply(waiting.night.manifest_url, "COMPLETED")
+    assert waiting.num_images() == 2
 
 
 def test_failed_run_fails_and_says_why_in_one_line(orchestra: Orchestra, tmp_path: Path) -> None:

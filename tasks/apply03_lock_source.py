@@ -12,14 +12,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks import storage
 from tasks.errors import GuardError, LockHeldError, LockLostError, StorageError, is_transient
 from tasks.journal import now, who
-from tasks.stores import HIDDEN_PREFIX, FileState, Store, Stored, store_of
+from tasks.stores import HIDDEN_PREFIX, FileState, NotAFileError, Store, Stored, store_of
 
 logger = logging.getLogger(__name__)
 
@@ -128,14 +128,10 @@ def lock_source(
         expiry_seconds=expiry_seconds,
         token=secrets.token_hex(16),
     )
+    if store.has_folders and not storage.exists(source_url):
+        raise StorageError(f"no such source: {source_url}")  # and none is made by locking it
     try:
-        honours, present = store.honours_conditions(source_url)
-        if not honours and not allow_unlocked:
-            raise GuardError(
-                f"the store of {source_url} ignores conditional writes, so that no lock can hold "
-                "and two could remove each other's keepers; --allow-unlocked acts all the same"
-            )
-        state = _take(store, url, record, present)
+        state = _take(store, url, record)
     except FileNotFoundError as error:
         raise StorageError(f"no such source: {source_url}") from error
     except OSError as error:
@@ -144,14 +140,26 @@ def lock_source(
         raise StorageError(f"cannot lock {source_url}: {error.strerror or error}") from error
     lock = SourceLock(url, record, state, store)
     try:
+        if not store.honours_conditions(url, state) and not allow_unlocked:
+            raise GuardError(
+                f"the store of {source_url} ignores conditional writes, so that no lock can hold "
+                "and two could remove each other's keepers; --allow-unlocked acts all the same"
+            )
         # After our own is there: of two that overlap, at least one sees the other.
         for folder in image_folders:
-            other = store.get(storage.join(folder, LOCK_NAME)) if folder != source_url else None
-            if other is not None and not _is_expired(other, present, expiry_seconds):
+            other = _lock_in(store, folder) if folder != source_url else None
+            if other is not None and not _is_expired(other, expiry_seconds):
                 raise LockHeldError(_describe(other, folder))
         yield lock
     finally:
         lock.release()
+
+
+def _lock_in(store: Store, folder_url: str) -> Stored | None:
+    try:
+        return store.get(storage.join(folder_url, LOCK_NAME))
+    except NotAFileError:
+        return None  # behind a link, where nothing is acted on
 
 
 def holder_of(source_url: str) -> str | None:
@@ -160,11 +168,11 @@ def holder_of(source_url: str) -> str | None:
     return None if found is None else _describe(found, source_url)
 
 
-def _take(store: Store, url: str, record: LockRecord, present: datetime) -> FileState:
+def _take(store: Store, url: str, record: LockRecord) -> FileState:
     found = store.get(url)
     if found is None:
         taken = store.create(url, _to_bytes(record))
-    elif _is_expired(found, present, record.expiry_seconds):
+    elif _is_expired(found, record.expiry_seconds):
         logger.warning("taking over an expired lock: %s", _describe(found, url))
         taken = store.replace(url, _to_bytes(record), found.state)
     else:
@@ -174,10 +182,10 @@ def _take(store: Store, url: str, record: LockRecord, present: datetime) -> File
     return taken
 
 
-def _is_expired(found: Stored, present: datetime, default_seconds: float) -> bool:
+def _is_expired(found: Stored, default_seconds: float) -> bool:
     record = _parse(found)
     expiry = record.expiry_seconds if record is not None else default_seconds
-    return present - found.state.modified_at > timedelta(seconds=expiry)
+    return found.seen_at - found.state.modified_at > timedelta(seconds=expiry)
 
 
 def _describe(found: Stored | None, where: str) -> str:

@@ -158,11 +158,12 @@ def _list_local(fs: LocalFileSystem, root: str) -> list[StoredFile]:
 
 def _list_remote(fs: fsspec.AbstractFileSystem, root: str) -> list[StoredFile]:
     found = fs.find(root, detail=True)
-    if root in found:
+    # An emptied folder shows for a while on some stores.
+    if found.get(root, {}).get("type") == "file":
         raise SourceError(f"expected a folder of images, found a file: {fs.unstrip_protocol(root)}")
     files = []
     for path, info in found.items():
-        if path.endswith("/"):
+        if path == root or path.endswith("/"):
             continue  # S3 consoles make empty objects that stand for folders
         modified_at = _modified_at(info)
         etag = str(info.get("ETag") or info.get("etag") or "").strip('"')

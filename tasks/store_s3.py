@@ -2,10 +2,9 @@
 
 import hashlib
 import mimetypes
-import secrets
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fsspec.asyn import sync
@@ -13,15 +12,12 @@ from fsspec.asyn import sync
 from tasks import storage
 from tasks.errors import is_condition_failed, patiently
 from tasks.stores import (
-    HIDDEN_PREFIX,
     ChangedError,
     FileState,
     NotAFileError,
     OccupiedError,
     Stored,
 )
-
-_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class S3Store:
@@ -30,6 +26,7 @@ class S3Store:
     Keys are sent as they are; fsspec would take some of them apart (`?versionId=`).
     """
 
+    has_folders = False
     default_verification = "version"
 
     def __init__(self, protocol: str) -> None:
@@ -113,20 +110,11 @@ class S3Store:
     def prune(self, url: str) -> None:
         """There are no folders on S3."""
 
-    def honours_conditions(self, folder_url: str) -> tuple[bool, datetime]:
-        probe = storage.join(folder_url, f"{HIDDEN_PREFIX}probe-{secrets.token_hex(4)}")
-        try:
-            created = self.create(probe, b"1")
-            again = self.create(probe, b"2")
-            if created is not None:
-                another = replace(created, etag="0" * 32)
-                self._honours_deletes = not self.discard(probe, another)
-        finally:
-            with suppress(OSError):
-                self._call("delete_object", probe)
-        if created is None:
-            return False, _EPOCH
-        return again is None, created.modified_at
+    def honours_conditions(self, url: str, state: FileState) -> bool:
+        if self.create(url, b"") is not None:
+            return False
+        self._honours_deletes = not self.discard(url, replace(state, etag="0" * 32))
+        return True
 
     def _copy(self, url: str, to_url: str, state: FileState, **conditions: str) -> FileState:
         bucket, key = _place(url)
@@ -186,7 +174,9 @@ class S3Store:
             if is_condition_failed(error):
                 raise ChangedError("changed while it was read") from None
             raise
-        return Stored(content, _state(url, answer))
+        said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        seen_at = parsedate_to_datetime(said) if said else datetime.now(UTC)
+        return Stored(content, _state(url, answer), seen_at.astimezone(UTC))
 
     def _call(self, operation: str, url: str, **arguments: Any) -> Any:
         bucket, key = _place(url)

@@ -38,6 +38,8 @@ class Stored:
 
     content: bytes
     state: FileState
+    seen_at: datetime
+    """The time by the clock of the store, in UTC."""
 
 
 class NotAFileError(DedupError):
@@ -59,6 +61,8 @@ class Store(Protocol):
     instead of acting on a file in any other state. Other faults are `OSError`s.
     """
 
+    has_folders: bool
+    """Whether a folder can be missing; S3 only knows names with slashes in them."""
     default_verification: str
     """`content` where reading is cheap and a version tag can be forged, else `version`."""
 
@@ -112,7 +116,7 @@ class Store(Protocol):
         ...
 
     def replace(self, url: str, content: bytes, state: FileState) -> FileState | None:
-        """Replace a file in one step if it still is in this state; None when it is not."""
+        """Replace a file that only we write in one step; None if its state is another."""
         ...
 
     def discard(self, url: str, state: FileState) -> bool:
@@ -127,8 +131,11 @@ class Store(Protocol):
         """Remove the empty folders below a folder, and itself when it is empty."""
         ...
 
-    def honours_conditions(self, folder_url: str) -> tuple[bool, datetime]:
-        """Try out whether `create` refuses to overwrite; also gives the store's present time."""
+    def honours_conditions(self, url: str, state: FileState) -> bool:
+        """Try out on a file of our own, just created, whether `create` refuses to overwrite.
+
+        Where it does not, the file's content is lost.
+        """
         ...
 
 

@@ -31,7 +31,7 @@ def carry_out(
     """Act on images, batch by batch; what becomes of one does not stop the others.
 
     Args:
-        entries: What is to happen, without status.
+        entries: What is to happen.
         act: Does it.
         operation: How the journal calls it.
         journal: Takes the intents of a batch before, its outcomes after.
@@ -45,7 +45,11 @@ def carry_out(
     """
     num_done = 0
     for start in range(0, len(entries), settings.images_per_batch):
-        batch = entries[start : start + settings.images_per_batch]
+        # An undo starts from the outcomes of the apply; its intents have none yet.
+        batch = [
+            entry.model_copy(update={"status": None, "detail": "", "at": None})
+            for entry in entries[start : start + settings.images_per_batch]
+        ]
         lock.check()
         journal.append(operation, "intents", batch)
         with ThreadPoolExecutor(settings.workers) as pool:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tasks import storage
-from tasks.apply03_lock_source import holder_of
+from tasks.apply03_lock_source import LOCK_NAME
+from tasks.stores import store_of
 from tests.written_nights import WrittenNight, write_night
 
 DEDUP = str(Path(sys.executable).parent / "dedup")
@@ -58,7 +59,7 @@ class Bench:
 
     def kill(self, command: list[str], seconds: float) -> None:
         """Start a command and kill it at a random moment, if it still lives then."""
-        while holder_of(self.night.source_url) is not None and not self.is_lock_expired():
+        while not self.is_lock_expired():
             time.sleep(0.1)  # of the one that was killed before
         process = subprocess.Popen(
             [*command, "--lock-seconds", str(self.lock_seconds)],
@@ -74,6 +75,13 @@ class Bench:
         else:
             assert process.returncode == 0, stderr.decode()
         self.check()
+
+    def is_lock_expired(self) -> bool:
+        url = storage.join(self.night.source_url, LOCK_NAME)
+        found = store_of(url).get(url)
+        if found is None:
+            return True
+        return (found.seen_at - found.state.modified_at).total_seconds() > self.lock_seconds
 
     def disturb(
         self, name: str, command: list[str], seconds: dict[str, float]

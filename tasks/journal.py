@@ -114,8 +114,10 @@ class Journal:
         Raises:
             ArtifactError: There is no such segment, or it does not say it.
         """
-        if not self.heads or name not in self.heads[0].details:
-            raise ArtifactError(f"expected a journal that says {name}, found none: {self.url}")
+        if not self.heads:
+            raise ArtifactError(f"no such apply: expected its journal, found nothing: {self.url}")
+        if name not in self.heads[0].details:
+            raise ArtifactError(f"expected a journal that says {name}: {self.url}")
         return self.heads[0].details[name]
 
     def has_begun(self, operation: Operation) -> bool:

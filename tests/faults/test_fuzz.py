@@ -325,7 +325,7 @@ def test_parquet_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_empty_journal_folder_is_no_apply(written: WrittenNight) -> None:
-    with pytest.raises(DedupError, match="expected a journal"):
+    with pytest.raises(DedupError, match="no such apply"):
         undo_apply("night-0123456789abcdef-quarantine-01234567-1", written.workspace_url, ACTING)
     with pytest.raises(DedupError, match="expected an apply id"):
         undo_apply("../../etc", written.workspace_url, ACTING)

@@ -29,8 +29,15 @@ class Answer(RunInput):
     comment: str = Field(default="", title="Comment")
 
 
-# Suspending needs a persisted result; the body then starts again from its top.
-@flow(name="apply", retries=0, persist_result=True, validate_parameters=True)
+# Suspending needs a persisted result; the body then starts again from its top. As JSON, because
+# nothing that lies on storage is ever unpickled.
+@flow(
+    name="apply",
+    retries=0,
+    persist_result=True,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def apply(config: ApplyConfig) -> ActingSummary | None:
     """Carry out a manifest.
 

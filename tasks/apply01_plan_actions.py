@@ -53,15 +53,18 @@ def places_of(manifest: LoadedManifest, config: ApplyConfig) -> Places:
         raise GuardError(
             f"the manifest lies in no workspace, so name one with --workspace: {manifest.url}"
         )
-    asked = fingerprint(manifest.digest, config.copy_to_url, config.only, config.quarantine_url)
-    quarantine = config.quarantine_url or storage.join(workspace_url, "quarantine")
+    quarantine_url = storage.absolute_url(
+        config.quarantine_url or storage.join(workspace_url, "quarantine")
+    )
+    copy_url = None if config.copy_to_url is None else storage.absolute_url(config.copy_to_url)
+    asked = fingerprint(manifest.digest, config.only, copy_url, quarantine_url)
     return Places(
         source_url=manifest.summary.source_url,
         journals_url=applies_url(workspace_url, run_id),
         name=f"{run_id}-{config.action}-{asked[:8]}",
-        quarantine_url=storage.join(storage.absolute_url(quarantine), run_id),
+        quarantine_url=storage.join(quarantine_url, run_id),
         workspace_url=workspace_url,
-        copy_url=None if config.copy_to_url is None else storage.absolute_url(config.copy_to_url),
+        copy_url=copy_url,
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks import storage
 from tasks.errors import GuardError, LockHeldError, LockLostError, StorageError, is_transient
@@ -37,7 +37,7 @@ class LockRecord(BaseModel):
     """User, host and process."""
     purpose: str
     since: str
-    expiry_seconds: float
+    expiry_seconds: float = Field(gt=0, le=86_400, allow_inf_nan=False)
     token: str
     num_renewals: int = 0
 
@@ -74,8 +74,11 @@ class SourceLock:
         self._released.set()
         self._thread.join()
         try:
-            self._store.discard(self._url, self._state)
-        except OSError as error:
+            found = self._store.get(self._url)
+            if found is not None and self._is_ours(found):
+                self._store.discard(self._url, found.state)
+        except Exception as error:
+            # What was done under the lock is done, whatever becomes of the lock.
             logger.warning("the lock stays until it expires: %s: %s", self._url, error)
 
     def _beat(self) -> None:
@@ -86,6 +89,12 @@ class SourceLock:
             )
             try:
                 state = self._store.replace(self._url, _to_bytes(self._record), self._state)
+                if state is None:
+                    # A renewal whose answer was lost has changed the state that we know of.
+                    found = self._store.get(self._url)
+                    if found is not None and self._is_ours(found):
+                        self._state = found.state
+                        continue
             except Exception as error:
                 logger.warning("cannot renew the lock %s: %s", self._url, error)
                 continue
@@ -93,6 +102,10 @@ class SourceLock:
                 self._lost = "somebody else has taken it over"
                 return
             self._state, self._renewed = state, began
+
+    def _is_ours(self, found: Stored) -> bool:
+        record = _parse(found)
+        return record is not None and record.token == self._record.token
 
 
 @contextmanager
@@ -140,7 +153,7 @@ def lock_source(
         raise StorageError(f"cannot lock {source_url}: {error.strerror or error}") from error
     lock = SourceLock(url, record, state, store)
     try:
-        if not store.honours_conditions(url, state) and not allow_unlocked:
+        if not store.honours_conditions(url, _to_bytes(record)) and not allow_unlocked:
             raise GuardError(
                 f"the store of {source_url} ignores conditional writes, so that no lock can hold "
                 "and two could remove each other's keepers; --allow-unlocked acts all the same"

@@ -1,7 +1,9 @@
 """Apply, step 4: before each removal, look at the image and at its keeper once more."""
 
+import math
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from tasks import storage
 from tasks.errors import DedupError
@@ -24,13 +26,24 @@ class Verification:
     """Compare the SHA-256 too, not only size and version tag."""
 
 
+@dataclass
+class _Watched:
+    """What is known of one keeper."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    looked_at: float = -math.inf
+    state: FileState | None = None
+    is_content_right: FileState | None = None
+    """The state in which its content was read and found right."""
+
+
 class TwinCheck:
     """The checks before a removal. Safe to use from several threads."""
 
     def __init__(self, verification: Verification) -> None:
         self._verification = verification
         self._lock = threading.Lock()
-        self._digests: dict[str, tuple[FileState, str]] = {}
+        self._keepers: dict[str, _Watched] = {}
 
     def require_twin(self, image: ImageRecord, keeper: ImageRecord) -> FileState:
         """Make sure that an image can go, in this order.
@@ -67,30 +80,34 @@ class TwinCheck:
     def require_keeper(self, keeper: ImageRecord) -> FileState:
         """Make sure that a keeper exists now and is what the manifest saw.
 
-        Its content is read once for many images, and again whenever it may have changed.
+        One look serves all who asked before it began. The content is read once for many images,
+        and again whenever it may have changed.
 
         Raises:
             RefusedError: It is not.
         """
-        return self.require_unchanged(keeper, "its keeper", is_remembered=True)
+        asked_at = time.monotonic()
+        with self._lock:
+            watched = self._keepers.setdefault(keeper.url, _Watched())
+        with watched.lock:
+            if watched.state is None or watched.looked_at < asked_at:
+                watched.looked_at = time.monotonic()
+                watched.state = None
+                state = self._look(keeper, "its keeper")
+                if state != watched.is_content_right:
+                    self._require_content(keeper, state, "its keeper")
+                    watched.is_content_right = state
+                watched.state = state
+            return watched.state
 
-    def require_unchanged(
-        self, image: ImageRecord, what: str, *, is_remembered: bool = False
-    ) -> FileState:
+    def require_unchanged(self, image: ImageRecord, what: str) -> FileState:
         """Make sure that an image is what the manifest saw.
 
         Raises:
             RefusedError: It is not.
         """
-        try:
-            state = self._verification.store.stat(image.url)
-            if state is None:
-                raise RefusedError(f"{what} is gone: {image.url}")
-            require_version(state, image, what)
-            if self._verification.is_content_read:
-                self._require_content(state, image, what, is_remembered=is_remembered)
-        except (NotAFileError, ChangedError) as error:
-            raise RefusedError(f"{what}: {error}") from None
+        state = self._look(image, what)
+        self._require_content(image, state, what)
         return state
 
     def is_image(self, url: str, state: FileState, image: ImageRecord) -> bool:
@@ -102,18 +119,25 @@ class TwinCheck:
             return True
         return self._verification.store.sha256(url, state) == image.sha256
 
-    def _require_content(
-        self, state: FileState, image: ImageRecord, what: str, *, is_remembered: bool
-    ) -> None:
-        with self._lock:
-            known = self._digests.get(image.url)
-        if known is not None and known[0] == state:
-            found = known[1]
-        else:
+    def _look(self, image: ImageRecord, what: str) -> FileState:
+        try:
+            state = self._verification.store.stat(image.url)
+        except NotAFileError as error:
+            raise RefusedError(f"{what}: {error}") from None
+        if state is None:
+            raise RefusedError(f"{what} is gone: {image.url}")
+        require_version(state, image, what)
+        return state
+
+    def _require_content(self, image: ImageRecord, state: FileState, what: str) -> None:
+        if not self._verification.is_content_read:
+            return
+        try:
             found = self._verification.store.sha256(image.url, state)
-        if is_remembered:
-            with self._lock:
-                self._digests[image.url] = (state, found)
+        except FileNotFoundError:
+            raise RefusedError(f"{what} is gone: {image.url}") from None
+        except (NotAFileError, ChangedError) as error:
+            raise RefusedError(f"{what}: {error}") from None
         if found != image.sha256:
             raise RefusedError(f"{what} has another content than the manifest saw: {image.url}")
 

@@ -3,7 +3,7 @@
 from tasks.apply04_check_twin import RefusedError, TwinCheck
 from tasks.errors import DedupError
 from tasks.journal import Entry, ImageRecord, Status
-from tasks.stores import FileState, OccupiedError, Store
+from tasks.stores import FileState, NotAFileError, Store
 
 
 def quarantine_image(
@@ -45,11 +45,12 @@ def remove_image(
     image, keeper, aside_url = entry.image, entry.keeper, entry.to_url
     if keeper is None:
         raise RefusedError("no keeper")
-    if is_in_doubt and not any(store.stat(url) for url in (image.url, aside_url or image.url)):
+    if is_in_doubt and _is_nowhere(store, image.url, aside_url):
         return "already", "gone, most likely by an earlier attempt"
     if aside_url is not None:
         taken = _take(image, keeper, aside_url, check, store, is_in_doubt=is_in_doubt)
-        store.discard(aside_url, taken)
+        if not store.discard(aside_url, taken):
+            raise OSError(f"changed while it was deleted: {aside_url}")
         return "done", ""
     state = check.require_twin(image, keeper)
     try:
@@ -83,10 +84,18 @@ def _take(
     except RefusedError as refusal:
         try:
             store.put_back(to_url, image.url, taken)
-        except OccupiedError as error:
-            raise FileExistsError(f"{refusal}, and the image waits at {to_url}: {error}") from error
+        except (DedupError, OSError) as error:
+            # Not refused, but failed: an undo is to look for it there.
+            raise OSError(f"{refusal}, and the image waits at {to_url}: {error}") from error
         raise
     return taken
+
+
+def _is_nowhere(store: Store, *urls: str | None) -> bool:
+    try:
+        return not any(store.stat(url) for url in urls if url is not None)
+    except NotAFileError:
+        return False
 
 
 def _taken_before(
@@ -98,9 +107,11 @@ def _taken_before(
     if taken is None:
         return None
     is_image = check.is_image(to_url, taken, image)
-    if store.stat(image.url) is None:
-        if is_image:
-            return taken
+    try:
+        is_free = store.stat(image.url) is None
+    except NotAFileError:
+        is_free = False
+    if is_free and not is_image:
         store.put_back(to_url, image.url, taken)  # it had been replaced in that very moment
         return None
     if not is_image:
@@ -108,7 +119,7 @@ def _taken_before(
     try:
         check.require_unchanged(image, "the image")
     except RefusedError:
-        return taken  # and a new file has appeared in its place, which is none of our business
+        return taken  # whatever has appeared in its place is none of our business
     # On S3 the copy was made and the image not yet removed: both are the image.
     store.discard(to_url, taken)
     return None

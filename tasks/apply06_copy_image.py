@@ -35,14 +35,19 @@ def copy_image(entry: Entry, check: TwinCheck, store: Store, target: Store) -> t
             content = store.read(image.url, state)
             if hashlib.sha256(content).hexdigest() != image.sha256:
                 raise RefusedError("the image has another content than the manifest saw")
-            if target.create(to_url, content, state.modified_at) is None:
+            is_taken = target.stat(to_url) is not None
+            if is_taken or target.create(to_url, content, state.modified_at) is None:
                 raise OccupiedError(f"there is a file already: {to_url}")
     except OccupiedError:
         if is_same_content(target, to_url, image.sha256):
             return "already", "the same content is there"
         raise RefusedError(f"another file is there already: {to_url}") from None
     except FileNotFoundError:
+        if store.stat(image.url) is not None:
+            raise  # it is the place for the copy that is missing
         raise RefusedError(f"the image is gone: {image.url}") from None
+    except RefusedError:
+        raise
     except DedupError as error:
         raise RefusedError(f"the image: {error}") from None
     return "done", ""

@@ -223,8 +223,13 @@ def parse_segment(content: bytes, url: str) -> Segment:
         is_whole = json.loads(last) == {"sha256": hashlib.sha256(body).hexdigest()}
         if not is_whole:
             raise ArtifactError(f"expected a segment of a journal, found a damaged file: {url}")
+        head = Head.model_validate_json(lines[0])
+        if head.journal_version != JOURNAL_VERSION:
+            raise ArtifactError(
+                f"journal has version {head.journal_version}, expected {JOURNAL_VERSION}: {url}"
+            )
         return Segment(
-            head=Head.model_validate_json(lines[0]),
+            head=head,
             entries=tuple(Entry.model_validate_json(line) for line in lines[1:]),
         )
     except (ValidationError, ValueError, RecursionError) as error:

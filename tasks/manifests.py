@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv
-from pydantic import BaseModel, ConfigDict, Json, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
+from config.fields import Pattern
 from tasks import storage
 from tasks.errors import ArtifactError
 from tasks.paths import is_inside
@@ -41,7 +42,7 @@ class LoadedManifest:
 class _SourceConfig(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    partition_by: str | None = None
+    partition_by: Pattern | None = None
 
 
 class _DecidingConfig(BaseModel):
@@ -58,10 +59,10 @@ class _Metadata(BaseModel):
     run_id: str
     source_url: str
     config: Json[_DecidingConfig]
-    eps: float
+    eps: float = Field(ge=0, le=1)
     weights_digest: str
     is_complete: bool
-    recall: float
+    recall: float = Field(ge=0, le=1)
     is_search_exact: bool
     num_ignored: Json[dict[str, int]]
 
@@ -136,6 +137,8 @@ def read_manifest(url: str) -> LoadedManifest:
     problems = problems_of(table, said.source_url)
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", said.run_id) is None:
         problems.append(f"the run id {said.run_id!r} is none")
+    if storage.absolute_url(said.source_url) != said.source_url:
+        problems.append(f"the source_url {said.source_url!r} is not spelt as a listing spells it")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ArtifactError(f"no manifest can say: {'; '.join(problems[:3])}{more}: {url}")
@@ -168,12 +171,12 @@ def problems_of(table: pa.Table, source_url: str) -> list[str]:
         return problems
     rows = table.to_pylist()
     times = Counter(row["url"] for row in rows)
-    problems = [f"{url} has {count} rows" for url, count in times.items() if count > 1]
+    problems = [f"{url!r} has {count} rows" for url, count in times.items() if count > 1]
     action_of = {row["url"]: row["action"] for row in rows}
     for row in rows:
         problem = _problem_of(row, action_of, source_url)
         if problem is not None:
-            problems.append(f"{problem}: {row['url']}")
+            problems.append(f"{problem}: {row['url']!r}")
     return problems
 
 
@@ -184,7 +187,7 @@ def _problem_of(
     if action not in _ACTIONS:
         return f"unknown action {action!r}"
     if not is_inside(row["url"], source_url):
-        return f"not inside the source {source_url}"
+        return f"not inside the source {source_url!r}"
     if action != "skip" and (
         _SHA256.fullmatch(row["sha256"] or "") is None or row["size_bytes"] < 0
     ):
@@ -192,7 +195,7 @@ def _problem_of(
     if action != "remove":
         return None if keeper_url is None else f"action {action} with a keeper"
     if keeper_url is None or action_of.get(keeper_url) != "keep":
-        return f"its keeper is not kept ({keeper_url})"
+        return f"its keeper is not kept ({keeper_url!r})"
     if distance is None or not 0 <= distance <= 2:
         return f"its distance to the keeper is {distance}"
     return None

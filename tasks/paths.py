@@ -35,15 +35,18 @@ def is_plain(relative_path: str) -> bool:
 def folders_between(url: str, folder_url: str) -> list[str]:
     """The folders from a folder down to the one that holds a URL, both included."""
     names = relative_to(url, folder_url).split("/")[:-1]
-    return ["/".join([folder_url, *names[:depth]]) for depth in range(len(names) + 1)]
+    below = ["/".join(names[: depth + 1]) for depth in range(len(names))]
+    return [folder_url, *(as_folder(folder_url) + path for path in below)]
 
 
 def parents_of(url: str) -> list[str]:
-    """The folders above a URL, nearest first, down to the root or the bucket."""
+    """The folders above a URL, nearest first, up to the root or the bucket."""
     scheme, _, path = url.partition("://")
-    names = path.strip("/").split("/")
+    names = [name for name in path.strip("/").split("/") if name]
     root = f"{scheme}:///" if path.startswith("/") else f"{scheme}://"
-    return [root + "/".join(names[:depth]) for depth in range(len(names) - 1, 0, -1)]
+    # A bucket is the first name, the root of a disk is before it.
+    last = -1 if path.startswith("/") else 0
+    return [root + "/".join(names[:depth]) for depth in range(len(names) - 1, last, -1)]
 
 
 def partition_of(relative_path: str, partition_by: str | None) -> str:

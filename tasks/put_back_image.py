@@ -25,13 +25,14 @@ def put_back_image(
     """
     image, from_url = entry.image, entry.to_url
     check.require_inside(image)
-    if from_url is None:
-        raise RefusedError("deleted for good")
-    waiting, there = store.stat(from_url), store.stat(image.url)
-    if waiting is None:
-        if there is None:
-            raise RefusedError("neither in its place nor where it was moved to")
-        return "already", "in its place"
+    waiting = None if from_url is None else store.stat(from_url)
+    there = store.stat(image.url)
+    if from_url is None or waiting is None:
+        if there is not None and check.is_image(image.url, there, image):
+            return "already", "in its place"
+        if from_url is None:
+            raise RefusedError("deleted for good")
+        raise RefusedError("neither in its place nor where it was moved to")
     if not check.is_image(from_url, waiting, image):
         raise RefusedError(f"what lies in quarantine is not the image: {from_url}")
     if there is None:
@@ -44,5 +45,6 @@ def put_back_image(
     is_halfway = is_in_doubt and check.is_image(image.url, there, image)
     if not is_halfway and there.identity != waiting.identity:
         raise RefusedError(f"a file has appeared in its place: {image.url}")
-    store.discard(from_url, waiting)
+    if not store.discard(from_url, waiting):
+        raise RefusedError(f"changed while it was put back: {from_url}")
     return "done", ""

@@ -391,7 +391,8 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
 
 def _check_columns(url: str, written: pa.Schema, schema: pa.Schema, wanted: list[str]) -> None:
     for name in wanted:
-        found = written.field(name).type if name in written.names else "missing"
+        times = written.names.count(name)
+        found = written.field(name).type if times == 1 else ("there twice" if times else "missing")
         if found != schema.field(name).type:
             raise ArtifactError(
                 f"column {name} is {found}, expected {schema.field(name).type}: {url}"
@@ -419,9 +420,11 @@ def _open_parquet(url: str) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
+    except IsADirectoryError:
+        raise ArtifactError(f"expected a Parquet file, found a folder: {url}") from None
     except PermissionError as error:
         raise StorageError(f"not allowed to read {url}: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         # Arrow says some things of a damaged file as an OSError, which then has no number.
         if isinstance(error, OSError) and error.errno is not None:
             raise

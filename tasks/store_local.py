@@ -1,17 +1,20 @@
 """Images on a local disk: no step follows a link, no step overwrites."""
 
+import ctypes
 import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from io import BufferedReader
 from pathlib import PurePosixPath
 
 from tasks import storage
+from tasks.errors import DedupError
 from tasks.stores import (
     HIDDEN_PREFIX,
     ChangedError,
@@ -24,6 +27,9 @@ from tasks.stores import (
 # O_PATH needs no permission to list the folder; where it is missing, reading it must do.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_RENAME_NOREPLACE = 1
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -51,33 +57,39 @@ class LocalStore:
 
     def shares_moves_with(self, url: str, other_url: str) -> bool:
         is_disk = storage.is_local(storage.filesystem(other_url)[0])
-        return is_disk and _device(url) == _device(other_url)
+        return is_disk and _mount(url) == _mount(other_url)
 
     def move(self, url: str, to_url: str, state: FileState) -> FileState:
-        with _parent(url) as (folder, name), _parent(to_url, create=True) as (to_folder, to_name):
-            if _is_there(to_folder, to_name):
-                raise OccupiedError(f"there is a file already: {to_url}")
-            # Renaming takes whatever is there at this moment, out of everybody's reach; only
-            # then can be said for sure what it was.
-            os.rename(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder)
-            taken = os.stat(to_name, dir_fd=to_folder, follow_symlinks=False)
-            if not stat.S_ISREG(taken.st_mode) or not _is_same(_state(taken, to_url), state):
-                _give_back(to_folder, to_name, folder, name)
+        with _parent(url) as (folder, name):
+            os.stat(name, dir_fd=folder, follow_symlinks=False)  # no folder is made for nothing
+            with _parent(to_url, create=True) as (to_folder, to_name):
+                try:
+                    # Renaming takes whatever is there at this moment, out of everybody's reach;
+                    # only then can be said for sure what it was.
+                    _rename(folder, name, to_folder, to_name)
+                except FileExistsError:
+                    raise OccupiedError(f"there is a file already: {to_url}") from None
+                taken = os.stat(to_name, dir_fd=to_folder, follow_symlinks=False)
+                if stat.S_ISREG(taken.st_mode) and _is_same(_state(taken, to_url), state):
+                    return _state(taken, to_url)
+                try:
+                    _rename(to_folder, to_name, folder, name)
+                except OSError as error:
+                    raise OSError(
+                        f"what took the place of {url} waits at {to_url}: {error}"
+                    ) from error
                 raise ChangedError("changed while it was moved")
-            return _state(taken, to_url)
 
     def put_back(self, from_url: str, url: str, state: FileState) -> None:
-        with (
-            _parent(from_url) as (from_folder, from_name),
-            _parent(url, create=True) as (folder, name),
-        ):
+        with _parent(from_url) as (from_folder, from_name):
             found = os.stat(from_name, dir_fd=from_folder, follow_symlinks=False)
             if not _is_same(_state(found, from_url), state):
                 raise ChangedError("changed while it was put back")
-            try:
-                _give_back(from_folder, from_name, folder, name)
-            except FileExistsError:
-                raise OccupiedError(f"there is a file already: {url}") from None
+            with _parent(url, create=True) as (folder, name):
+                try:
+                    _rename(from_folder, from_name, folder, name)
+                except FileExistsError:
+                    raise OccupiedError(f"there is a file already: {url}") from None
 
     def remove(self, url: str, state: FileState) -> None:
         raise NotImplementedError(f"a disk has no conditional deletion: move it aside: {url}")
@@ -99,18 +111,17 @@ class LocalStore:
         self, url: str, content: bytes, modified_at: datetime | None = None
     ) -> FileState | None:
         with _parent(url, create=True) as (folder, name):
-            # A file without a name: whatever happens to us, nothing of it stays.
-            unnamed = os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o644, dir_fd=folder)
-            try:
-                _write(unnamed, content)
+            with _new_file(folder) as descriptor:
+                _write(descriptor, content)
                 if modified_at is not None:
                     nanoseconds = (modified_at - _EPOCH) // timedelta(microseconds=1) * 1_000
-                    os.utime(unnamed, ns=(nanoseconds, nanoseconds))
-                os.link(f"/proc/self/fd/{unnamed}", name, dst_dir_fd=folder, follow_symlinks=True)
-            except FileExistsError:
-                return None
-            finally:
-                os.close(unnamed)
+                    os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+                try:
+                    # A second name never replaces another file.
+                    opened = f"/proc/self/fd/{descriptor}"
+                    os.link(opened, name, dst_dir_fd=folder, follow_symlinks=True)
+                except FileExistsError:
+                    return None
             return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
 
     def replace(self, url: str, content: bytes, state: FileState) -> FileState | None:
@@ -124,9 +135,12 @@ class LocalStore:
             descriptor = os.open(following, flags, 0o644, dir_fd=folder)
             try:
                 _write(descriptor, content)
+                os.replace(following, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                os.unlink(following, dir_fd=folder)
+                raise
             finally:
                 os.close(descriptor)
-            os.replace(following, name, src_dir_fd=folder, dst_dir_fd=folder)
             return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
 
     def discard(self, url: str, state: FileState) -> bool:
@@ -147,7 +161,7 @@ class LocalStore:
             with suppress(OSError):
                 os.rmdir(path)
 
-    def honours_conditions(self, url: str, state: FileState) -> bool:  # noqa: ARG002
+    def honours_conditions(self, url: str, content: bytes) -> bool:  # noqa: ARG002
         return True  # a second name for a file never replaces another
 
 
@@ -218,10 +232,18 @@ def _opened(url: str, state: FileState) -> Iterator[BufferedReader]:
             if error.errno == errno.ELOOP:
                 raise NotAFileError(f"a link now: {url}") from error
             raise
-    with open(descriptor, "rb") as file:
-        _require(os.fstat(descriptor), url, state)
+    with closing(os.fdopen(_checked(descriptor, url, state), "rb")) as file:
         yield file
         _require(os.fstat(descriptor), url, state)
+
+
+def _checked(descriptor: int, url: str, state: FileState) -> int:
+    try:
+        _require(os.fstat(descriptor), url, state)
+    except DedupError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _require(status: os.stat_result, url: str, state: FileState) -> None:
@@ -237,14 +259,50 @@ def _write(descriptor: int, content: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _give_back(from_folder: int, from_name: str, folder: int, name: str) -> None:
-    _link(from_folder, from_name, folder, name)
-    os.unlink(from_name, dir_fd=from_folder)
+@contextmanager
+def _new_file(folder: int) -> Iterator[int]:
+    """Open a file without a name: whatever happens to us, nothing of it stays."""
+    try:
+        descriptor = os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o644, dir_fd=folder)
+        name = None
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        # Network filesystems need a name.
+        name = f"{HIDDEN_PREFIX}{secrets.token_hex(8)}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = os.open(name, flags, 0o644, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        if name is not None:
+            os.unlink(name, dir_fd=folder)
 
 
-def _link(from_folder: int, from_name: str, folder: int, name: str) -> None:
-    """Give a file a second name; unlike renaming it never overwrites."""
-    os.link(from_name, name, src_dir_fd=from_folder, dst_dir_fd=folder, follow_symlinks=False)
+def _rename(folder: int, name: str, to_folder: int, to_name: str) -> None:
+    """Rename a file, and fail when there is one of the new name.
+
+    Python's own renaming overwrites. A second name for the file, given and the first one taken
+    away, does not; but Linux gives nobody a second name for another user's file.
+    """
+    try:
+        _rename_exclusively(folder, name, to_folder, to_name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        os.unlink(name, dir_fd=folder)
+
+
+def _rename_exclusively(folder: int, name: str, to_folder: int, to_name: str) -> None:
+    rename = getattr(_LIBC, "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, "no renameat2 in the C library")
+    old, new = os.fsencode(name), os.fsencode(to_name)
+    if rename(folder, old, to_folder, new, _RENAME_NOREPLACE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
 
 
 def _is_there(folder: int, name: str) -> bool:
@@ -276,9 +334,16 @@ def _state(status: os.stat_result, url: str) -> FileState:
     )
 
 
-def _device(url: str) -> int:
-    """The filesystem that a folder is on, or will be once it is made."""
+def _mount(url: str) -> str:
+    """Name the mount that a folder is on, or will be once it is made: files move within one."""
     path = PurePosixPath(_path(url))
     while not os.path.exists(path):
         path = path.parent
-    return os.stat(path).st_dev
+    descriptor = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
+    try:
+        with open(f"/proc/self/fdinfo/{descriptor}") as info:
+            return next(line for line in info if line.startswith("mnt_id:"))
+    except (FileNotFoundError, StopIteration):
+        return str(os.fstat(descriptor).st_dev)
+    finally:
+        os.close(descriptor)

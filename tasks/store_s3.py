@@ -31,8 +31,6 @@ class S3Store:
 
     def __init__(self, protocol: str) -> None:
         self._protocol = protocol
-        # Learnt by `honours_conditions`: does a deletion look at the version tag?
-        self._honours_deletes = False
 
     def stat(self, url: str) -> FileState | None:
         try:
@@ -51,7 +49,7 @@ class S3Store:
         return storage.is_s3(storage.filesystem(other_url)[0])
 
     def move(self, url: str, to_url: str, state: FileState) -> FileState:
-        moved = self._copy(url, to_url, state)
+        moved = self._copy_if_free(url, to_url, state)
         try:
             self.remove(url, state)
         except ChangedError:
@@ -60,21 +58,15 @@ class S3Store:
         return moved
 
     def put_back(self, from_url: str, url: str, state: FileState) -> None:
-        # Not every store knows this condition on copies, so the place is looked at as well.
-        if self.stat(url) is not None:
-            raise OccupiedError(f"there is a file already: {url}")
-        self._copy(from_url, url, state, IfNoneMatch="*")
+        self._copy_if_free(from_url, url, state)
         self.discard(from_url, state)
 
     def remove(self, url: str, state: FileState) -> None:
-        found = state if self._honours_deletes else self.stat(url)
-        if (found is not None and not _is_same(found, state)) or not self.discard(url, state):
+        if not self.discard(url, state):
             raise ChangedError("changed while it was removed")
 
     def copy(self, url: str, to_url: str, state: FileState) -> None:
-        if self.stat(to_url) is not None:
-            raise OccupiedError(f"there is a file already: {to_url}")
-        self._copy(url, to_url, state, IfNoneMatch="*")
+        self._copy_if_free(url, to_url, state)
 
     def get(self, url: str) -> Stored | None:
         try:
@@ -94,6 +86,10 @@ class S3Store:
         return self._put(url, content, IfMatch=_quoted(state.etag))
 
     def discard(self, url: str, state: FileState) -> bool:
+        # Not every store knows the condition on deletions, so the object is looked at first.
+        found = self.stat(url)
+        if found is None or not _is_same(found, state):
+            return found is None
         try:
             self._call("delete_object", url, IfMatch=_quoted(state.etag))
         except FileNotFoundError:
@@ -110,13 +106,32 @@ class S3Store:
     def prune(self, url: str) -> None:
         """There are no folders on S3."""
 
-    def honours_conditions(self, url: str, state: FileState) -> bool:
-        if self.create(url, b"") is not None:
-            return False
-        self._honours_deletes = not self.discard(url, replace(state, etag="0" * 32))
+    def honours_conditions(self, url: str, content: bytes) -> bool:
+        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": _quoted("0" * 32)}):
+            try:
+                self._call("put_object", url, Body=content, **condition)
+            except OSError as error:
+                if not is_condition_failed(error):
+                    raise
+            else:
+                return False
         return True
 
-    def _copy(self, url: str, to_url: str, state: FileState, **conditions: str) -> FileState:
+    def _copy_if_free(self, url: str, to_url: str, state: FileState) -> FileState:
+        """Copy an object to a place where nothing is."""
+        # Not every store knows the condition on copies, so the place is looked at first.
+        if self.stat(to_url) is not None:
+            raise OccupiedError(f"there is a file already: {to_url}")
+        copied = self._copy(url, to_url, state)
+        if copied is not None:
+            return copied
+        there = self.stat(to_url)
+        if there is None or not _is_same(there, state):
+            raise OccupiedError(f"there is a file already: {to_url}")
+        return there  # a request that was sent again has met its own result
+
+    def _copy(self, url: str, to_url: str, state: FileState) -> FileState | None:
+        """Copy an object in a state; None when another has appeared where it was to go."""
         bucket, key = _place(url)
         try:
             answer = self._call(
@@ -124,31 +139,35 @@ class S3Store:
                 to_url,
                 CopySource={"Bucket": bucket, "Key": key},
                 CopySourceIfMatch=_quoted(state.etag),
-                **conditions,
+                IfNoneMatch="*",
             )
         except OSError as error:
             if not is_condition_failed(error):
                 raise
             found = self.stat(url)
-            if not conditions or found is None or not _is_same(found, state):
+            if found is None or not _is_same(found, state):
                 raise ChangedError("changed while it was copied") from None
-            there = self.stat(to_url)
-            if there is not None and _is_same(there, state):
-                return there  # a request that was sent again has met its own result
-            raise OccupiedError(f"there is a file already: {to_url}") from None
+            return None
         result = answer.get("CopyObjectResult", {})
         if str(result.get("ETag")).strip('"') == state.etag:
             return replace(state, identity="/".join(_place(to_url)))
-        # Large or encrypted objects get another tag; the size must do.
-        copied = self.stat(to_url)
-        if copied is None or copied.size_bytes != state.size_bytes:
-            raise ChangedError(f"the copy is not the image: {to_url}")
+        # Large or encrypted objects get another tag, and some stores copy whatever is there.
+        copied, found = self.stat(to_url), self.stat(url)
+        if copied is None or found is None:
+            raise ChangedError("changed while it was copied")
+        if not _is_same(found, state) or copied.size_bytes != state.size_bytes:
+            self.discard(to_url, copied)
+            raise ChangedError("changed while it was copied")
         return copied
 
     def _put(self, url: str, content: bytes, **conditions: str) -> FileState | None:
         kind = mimetypes.guess_type(url)[0] or "application/octet-stream"
         try:
-            self._call("put_object", url, Body=content, ContentType=kind, **conditions)
+            answer = self._call("put_object", url, Body=content, ContentType=kind, **conditions)
+        except FileNotFoundError:
+            if "IfMatch" not in conditions:
+                raise  # there is no such bucket
+            return None
         except OSError as error:
             if not is_condition_failed(error):
                 raise
@@ -156,7 +175,9 @@ class S3Store:
             # Contents that matter carry a random token, so equal ones are ours.
             found = self.get(url)
             return found.state if found and found.content == content else None
-        return self.stat(url)
+        state = self.stat(url)
+        is_ours = state is not None and state.etag == str(answer["ETag"]).strip('"')
+        return state if is_ours else None
 
     def _read(self, url: str, **conditions: str) -> Stored:
         bucket, key = _place(url)

@@ -131,11 +131,8 @@ class Store(Protocol):
         """Remove the empty folders below a folder, and itself when it is empty."""
         ...
 
-    def honours_conditions(self, url: str, state: FileState) -> bool:
-        """Try out on a file of our own, just created, whether `create` refuses to overwrite.
-
-        Where it does not, the file's content is lost.
-        """
+    def honours_conditions(self, url: str, content: bytes) -> bool:
+        """Try out on a file of our own, with this content, whether writes are conditional."""
         ...
 
 

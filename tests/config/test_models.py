@@ -37,6 +37,9 @@ def test_only_the_two_urls_are_needed() -> None:
         ({"neighbors": {"epsilon": 0.1}}, "neighbors.epsilon"),
         ({"clusters": {"eps": 0.1}}, "clusters.eps"),
         ({"execution": {"worker": 2}}, "execution.worker"),
+        ({"apply": {"guard": {}}}, "apply.guard"),
+        ({"apply": {"guards": {"allow_all": True}}}, "apply.guards.allow_all"),
+        ({"apply": {"manifest_url": "/m.parquet"}}, "apply.manifest_url"),
     ],
 )
 def test_unknown_setting_is_named_with_its_path(settings: dict[str, Any], name: str) -> None:
@@ -199,14 +202,28 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
     }
 
 
-def test_settings_of_execution_and_cost_decide_nothing() -> None:
+def test_settings_of_execution_cost_and_acting_decide_nothing() -> None:
     other = config(
         workspace_url="/elsewhere",
         price_per_image=0.05,
         time_zone="Europe/Berlin",
         execution={"workers": 1, "batch_size": 3, "weights_path": "/weights.h5"},
+        apply={"action": "permanent", "execute": True},
     )
     assert other.deciding_settings() == config().deciding_settings()
+
+
+def test_nothing_is_acted_on_unless_that_is_said() -> None:
+    assert config().apply is None
+    said = config(apply={}).apply
+    assert said is not None
+    assert (said.action, said.execute) == ("quarantine", False)
+
+
+def test_what_is_said_of_acting_is_checked_with_the_night() -> None:
+    assert complaint(apply={"action": "copy"}) == (
+        "config: apply: copy_to_url goes with action: copy, and only with it"
+    )
 
 
 @pytest.mark.parametrize(

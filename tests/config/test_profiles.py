@@ -1,11 +1,11 @@
 """Profiles: YAML files under what is said beside them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from config import ConfigError, DedupConfig, load_config
+from config import ApplyConfig, ConfigError, DedupConfig, load_apply_config, load_config
 from config.profiles import merge
 
 SAID: dict[str, Any] = {"source_url": "/images", "workspace_url": "/work"}
@@ -113,3 +113,63 @@ def test_secret_of_a_profile_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="workspace_url: the URL carries credentials") as refusal:
         load_config(path, {"source_url": "/images"})
     assert "hunter2" not in str(refusal.value)
+
+
+class TestApplySection:
+    SAID: ClassVar[dict[str, Any]] = {"manifest_url": "/m.parquet"}
+
+    def test_fills_what_is_not_said(self, tmp_path: Path) -> None:
+        path = profile(
+            tmp_path,
+            "source_url: /images\nneighbors: {eps: 0.1}\n"
+            "apply: {verify: content, guards: {max_manifest_age: 2d, allow_partial: true}}\n",
+        )
+        assert load_apply_config(path, self.SAID) == ApplyConfig(
+            manifest_url="/m.parquet",
+            verify="content",
+            guards={"max_manifest_age": "2d", "allow_partial": True},
+        )
+
+    def test_loses_to_what_is_said_and_keeps_the_rest(self, tmp_path: Path) -> None:
+        path = profile(tmp_path, "apply: {execute: true, acting: {workers: 3, lock_seconds: 9}}\n")
+        said = self.SAID | {"execute": False, "acting": {"workers": 5}}
+        config = load_apply_config(path, said)
+        assert (config.execute, config.acting.workers, config.acting.lock_seconds) == (False, 5, 9)
+
+    def test_is_the_one_of_a_night_too(self, tmp_path: Path) -> None:
+        path = profile(tmp_path, "apply: {action: permanent}\n")
+        night = load_config(path, SAID).apply
+        assert night is not None
+        assert night.action == load_apply_config(path, self.SAID).action == "permanent"
+
+    @pytest.mark.parametrize("text", ["", "neighbors: {eps: 0.1}\n", "apply:\n", "apply: {}\n"])
+    def test_that_is_missing_or_empty_sets_nothing(self, tmp_path: Path, text: str) -> None:
+        found = load_apply_config(profile(tmp_path, text), self.SAID)
+        assert found == load_apply_config(None, self.SAID) == ApplyConfig(manifest_url="/m.parquet")
+
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [("apply: [1]", "[1]"), ("apply: yes", "True"), ("apply: copy", "'copy'")],
+    )
+    def test_that_is_no_mapping_is_refused(self, tmp_path: Path, text: str, found: str) -> None:
+        path = profile(tmp_path, text)
+        with pytest.raises(ConfigError) as refusal:
+            load_apply_config(path, self.SAID)
+        assert str(refusal.value) == f"config {path}: expected a mapping in apply, found {found}"
+
+    def test_offending_setting_is_named_with_the_file(self, tmp_path: Path) -> None:
+        path = profile(tmp_path, "apply:\n  guards: {max_removed: 1}\n")
+        with pytest.raises(ConfigError) as refusal:
+            load_apply_config(path, self.SAID)
+        assert str(refusal.value) == (
+            f"config {path}: guards.max_removed: Extra inputs are not permitted"
+        )
+
+    def test_missing_profile_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"^cannot read config .*nowhere\.yaml: No such file"):
+            load_apply_config(tmp_path / "nowhere.yaml", self.SAID)
+
+    def test_misspelt_section_does_not_waive_its_guards_in_silence(self, tmp_path: Path) -> None:
+        path = profile(tmp_path, "aply: {guards: {max_removed_fraction: 0.1}}\n")
+        with pytest.raises(ConfigError, match="aply"):
+            load_apply_config(path, self.SAID)

@@ -15,12 +15,9 @@ from tasks.schemas import INVENTORY
 from tasks.stage01_list_images import (
     image_id,
     inventory_table,
-    is_below,
     list_images,
-    partition_of,
     reason_to_ignore,
     rows_digest,
-    slug,
 )
 from tasks.storage import StoredFile
 
@@ -98,25 +95,6 @@ def test_suffixes_may_be_longer_than_an_extension() -> None:
     assert [reason(name) for name in ("a.thumb.jpg", "a.jpg")] == [None, "other suffixes"]
 
 
-@pytest.mark.parametrize(
-    ("partition_by", "partition"),
-    [
-        (None, ""),
-        ("^([^/]+)/", "north"),
-        ("^[^/]+", "north"),
-        ("south", ""),
-        ("cam-(\\d+)", "07"),
-        ("(?:north|south)/(cam-\\d+)/(\\d)", "cam-07"),
-        ("(south)?/", ""),
-        ("Cam", ""),
-        ("(?i)Cam", "cam"),
-        ("(x*)north", ""),
-    ],
-)
-def test_partition_of_a_path(partition_by: str | None, partition: str) -> None:
-    assert partition_of("north/cam-07/2026.jpg", partition_by) == partition
-
-
 def test_image_id_never_changes() -> None:
     assert image_id("s3://bucket/a.jpg", 123, "etag") == "b4ab0f65c618c82bfb7bd33b5173e2f1"
 
@@ -133,42 +111,6 @@ def test_image_id_never_changes() -> None:
 )
 def test_overwritten_file_is_another_image(other: tuple[str, int, str]) -> None:
     assert image_id(*other) != image_id("s3://bucket/a.jpg", 123, "etag")
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("s3://bucket/2026-01-01", "2026-01-01"),
-        ("s3://bucket/night/", "night"),
-        ("s3://bucket", "bucket"),
-        ("file:///mnt/my images (new)", "my_images_new"),
-        ("file:///mnt/été", "t"),
-        ("file:///mnt/日本", "source"),
-        ("file:///mnt/..hidden..", "hidden"),
-        ("file:///" + "x" * 100, "x" * 40),
-        ("file:///" + "x" * 39 + "..y", "x" * 39),
-    ],
-)
-def test_slug_is_safe_in_any_path(url: str, expected: str) -> None:
-    assert slug(url) == expected
-
-
-@pytest.mark.parametrize(
-    ("url", "folder", "expected"),
-    [
-        ("s3://b/night", "s3://b/night", True),
-        ("s3://b/night/a.jpg", "s3://b/night", True),
-        ("s3://b/night/a.jpg", "s3://b/night/", True),
-        ("s3://b/night/x/y/a.jpg", "s3://b", True),
-        ("s3://b/nightly/a.jpg", "s3://b/night", False),
-        ("s3://b/night.jpg", "s3://b/night", False),
-        ("s3://b", "s3://b/night", False),
-        ("s3://bucket/a.jpg", "s3://b", False),
-        ("file:///b/night", "s3://b/night", False),
-    ],
-)
-def test_is_below(url: str, folder: str, expected: bool) -> None:
-    assert is_below(url, folder) is expected
 
 
 def test_rows_digest_changes_with_a_value_its_row_and_its_column() -> None:

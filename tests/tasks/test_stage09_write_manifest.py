@@ -1,6 +1,7 @@
 """The manifest: one decision per image, and why."""
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from config import DedupConfig
 from tasks import storage
+from tasks.manifests import manifest_digest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
 from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
 from tasks.stage09_write_manifest import (
@@ -198,15 +200,19 @@ class TestWriteManifest:
         )
         assert manifest.url == f"{place}/runs/run-1/manifest.parquet"
         assert manifest.run_url == f"{place}/runs/run-1"
-        assert storage.read_table(manifest.url, MANIFEST) == manifest_table(
+        table = storage.read_table(manifest.url, MANIFEST)
+        assert table == manifest_table(
             IMAGES_OF_THE_NIGHT, CLUSTERS_OF_THE_NIGHT, KEEPERS_OF_THE_NIGHT, eps=0.05
         )
-        return storage.read_metadata(manifest.url)
+        metadata = storage.read_metadata(manifest.url)
+        assert metadata["digest"] == manifest_digest(table, metadata)
+        return metadata
 
     def test_says_how_it_was_made(self, metadata: dict[str, str]) -> None:
         config = DedupConfig(source_url="s3://bucket", workspace_url="/work")
         assert json.loads(metadata.pop("config")) == config.deciding_settings()
         assert json.loads(metadata.pop("counts"))["num_remove"] == 3
+        assert re.fullmatch("[0-9a-f]{64}", metadata.pop("digest"))
         assert metadata == {
             "run_id": "run-1",
             "source_url": "s3://bucket",
@@ -218,6 +224,14 @@ class TestWriteManifest:
             "num_ignored": '{"hidden": 2}',
             "schema_version": "1",
         }
+
+    def test_digest_covers_what_it_says_of_itself(self, tmp_path: Path) -> None:
+        exact = Neighbors((), recall=1.0, depth=0)
+        digests = [
+            self.write(str(tmp_path / name), num_missing=num_missing, neighbors=exact)["digest"]
+            for name, num_missing in (("a", 0), ("b", 0), ("c", 1))
+        ]
+        assert digests[0] == digests[1] != digests[2]
 
     def test_says_when_the_night_was_complete_and_the_search_exact(self, tmp_path: Path) -> None:
         neighbors = Neighbors((), recall=1.0, depth=0)

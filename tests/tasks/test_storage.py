@@ -1,18 +1,21 @@
 """Storage: the same promises on the local disk and on S3."""
 
 import errno
+import itertools
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.memory import MemoryFileSystem
@@ -551,6 +554,59 @@ class TestTables:
         with pytest.raises(ArtifactError, match=expected):
             storage.read_metadata(url)
 
+    def test_flipped_bit_is_refused_or_changes_nothing(self, tmp_path: Path) -> None:
+        schema = pa.schema([("a", pa.float64())])
+        table = pa.table({"a": np.random.default_rng(0).random(30)}, schema)
+        url = f"{tmp_path}/a.parquet"
+        storage.publish_table(url, table)
+        content = storage.read_bytes(url)
+        found = []
+        for place, bit in itertools.product(range(len(content)), (0, 2, 4, 7)):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            Path(url).write_bytes(damaged)
+            try:
+                found.append(storage.read_table(url, schema).column(0).to_pylist())
+            except ArtifactError as error:
+                found.append("checksum" if "CRC checksum" in str(error) else "damaged")
+        # Numbers look right whatever their bits are, so the checksum of the page must tell.
+        assert found.count("checksum") > 800
+        expected = ("checksum", "damaged", table["a"].to_pylist())
+        assert [rows for rows in found if rows not in expected] == []
+
+    def test_tables_are_written_with_checksums(self, tmp_path: Path) -> None:
+        url = f"{tmp_path}/a.parquet"
+        storage.publish_table(url, TABLE)
+        without = pa.BufferOutputStream()
+        pq.write_table(TABLE, without, compression="zstd")
+        assert len(storage.read_bytes(url)) > without.getvalue().size
+
+    def test_text_that_is_no_utf8_is_refused(self, tmp_path: Path) -> None:
+        binary = pa.array([b"x", b"\xff\xfe", b"z"], pa.binary())
+        text = pa.Array.from_buffers(pa.string(), 3, binary.buffers())
+        url = f"{tmp_path}/a.parquet"
+        storage.publish_table(url, TABLE.set_column(1, "b", text))
+        expected = f"^expected a Parquet file, found something else: {url} .*UTF8"
+        with pytest.raises(ArtifactError, match=expected):
+            storage.read_table(url, SCHEMA)
+        assert storage.read_table(url, SCHEMA, ["a"]).num_rows == 3
+
+    def test_column_name_that_is_no_utf8_is_refused(self, tmp_path: Path) -> None:
+        url = f"{tmp_path}/a.parquet"
+        schema = pa.schema([("column", pa.int64())])
+        storage.publish_table(url, pa.table({"column": [1]}, schema))
+        damaged = storage.read_bytes(url).replace(b"column", b"col\xff\xfen")
+        storage.publish_bytes(url, damaged)
+        for read in (lambda: storage.read_table(url, schema), lambda: storage.read_metadata(url)):
+            with pytest.raises(ArtifactError, match=f"^expected a Parquet file, .*{url}"):
+                read()
+
+    def test_two_columns_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        url = f"{tmp_path}/a.parquet"
+        storage.publish_table(url, TABLE.append_column("a", [[1, 2, 3]]))
+        with pytest.raises(ArtifactError, match="column a"):
+            storage.read_table(url, SCHEMA)
+
     def test_column_of_another_type_is_named_with_what_was_expected(self, tmp_path: Path) -> None:
         url = f"{tmp_path}/a.parquet"
         storage.publish_table(url, pa.table({"a": ["1"], "b": ["x"]}))
@@ -594,6 +650,83 @@ class TestTables:
 
     def test_missing_folder_holds_no_parquet_files(self, place: str) -> None:
         assert storage.list_parquet(f"{place}/nowhere") == []
+
+
+class TestNames:
+    def test_of_a_folder_are_listed_sorted_and_with_its_folders(self, place: str) -> None:
+        folder = put(place, "b.jsonl", "a.jsonl", "c.json", "sub/d.jsonl")
+        names = [url.rstrip("/") for url in storage.list_names(folder)]
+        assert names == [f"{folder}/{name}" for name in ("a.jsonl", "b.jsonl", "c.json", "sub")]
+
+    def test_can_be_those_with_one_ending(self, place: str) -> None:
+        folder = put(place, "b.jsonl", "a.jsonl", "c.json", "sub.jsonl.tmp")
+        assert storage.list_names(folder, ".jsonl") == [f"{folder}/a.jsonl", f"{folder}/b.jsonl"]
+
+    def test_of_a_missing_folder_are_none(self, place: str) -> None:
+        assert storage.list_names(f"{place}/nowhere") == []
+
+    def test_of_another_writer_are_listed_at_once(self, s3_url: str) -> None:
+        folder = put(s3_url, "runs/a") + "/runs"
+        assert storage.list_names(folder) == [f"{folder}/a"]
+        fsspec.filesystem("s3", skip_instance_cache=True).pipe_file(f"{folder}/b", b"")
+        assert storage.list_names(folder) == [f"{folder}/a", f"{folder}/b"]
+
+
+class TestTimes:
+    def test_of_a_change_are_those_of_the_listing(self, place: str) -> None:
+        folder = put(place, "a.jpg")
+        (file,) = storage.list_files(folder)
+        # A listing of S3 tells milliseconds, a look at one object seconds.
+        assert abs(storage.modified_at(file.url) - file.modified_at) < timedelta(seconds=1)
+        assert storage.modified_at(file.url).tzinfo == UTC
+
+    def test_of_a_local_file_are_those_of_the_disk(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").touch()
+        os.utime(tmp_path / "a.jpg", (0, 1_767_225_600))
+        assert storage.modified_at(f"{tmp_path}/a.jpg") == datetime(2026, 1, 1, tzinfo=UTC)
+
+    def test_of_what_is_not_there_are_an_error(self, place: str) -> None:
+        with pytest.raises(FileNotFoundError):
+            storage.modified_at(storage.join(storage.absolute_url(place), "nowhere.jpg"))
+
+
+class TestMakeFolder:
+    def test_makes_it_and_those_above_it(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            storage.make_folder(storage.absolute_url(f"{tmp_path}/a/b/c"))
+            assert (tmp_path / "a/b/c").is_dir()
+
+    def test_makes_nothing_on_s3(self, s3_url: str) -> None:
+        storage.make_folder(f"{s3_url}/a/b")
+        assert storage.list_names(s3_url) == []
+
+    def test_below_a_file_is_explained(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError) as refusal:
+            storage.make_folder(f"{tmp_path}/file/a")
+        assert str(refusal.value) == (f"cannot make the folder {tmp_path}/file/a: Not a directory")
+
+    def test_in_the_place_of_a_file_is_explained(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match=r"^cannot make the folder .*: File exists$"):
+            storage.make_folder(f"{tmp_path}/file")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_local", "is_s3"),
+    [
+        ("/images", True, False),
+        ("images", True, False),
+        ("file:///images", True, False),
+        ("s3://bucket/images", False, True),
+        ("s3a://bucket/images", False, True),
+        ("memory://images", False, False),
+        ("arrow-local:///images", False, False),
+    ],
+)
+def test_stores_are_told_apart(url: str, is_local: bool, is_s3: bool) -> None:
+    fs, _ = storage.filesystem(url)
+    assert (storage.is_local(fs), storage.is_s3(fs)) == (is_local, is_s3)
 
 
 class TestLocalPaths:

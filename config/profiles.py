@@ -45,7 +45,11 @@ def load_apply_config(profile: Path | None, overrides: Mapping[str, Any]) -> App
     Raises:
         ConfigError: As for `load_config`.
     """
-    section = _read_profile(profile).get("apply") or {}
+    content = _read_profile(profile)
+    unknown = sorted(str(name) for name in content if name not in DedupConfig.model_fields)
+    if unknown:
+        raise ConfigError(f"config {profile}: unknown settings: {', '.join(unknown)}")
+    section = content.get("apply") or {}
     if not isinstance(section, Mapping):
         raise ConfigError(f"config {profile}: expected a mapping in apply, found {section!r}")
     return _validated(ApplyConfig, merge(section, overrides), profile)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
@@ -17,7 +20,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from config import SourceSettings
-from tasks import apply03_lock_source, storage
+from tasks import apply03_lock_source, storage, store_local, store_s3
 from tasks.apply03_lock_source import LOCK_NAME, LockRecord, SourceLock, holder_of, lock_source
 from tasks.errors import DedupError, GuardError, LockHeldError, LockLostError, StorageError
 from tasks.stage01_list_images import reason_to_ignore
@@ -117,6 +120,14 @@ def wait_until(is_so: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never came")
+
+
+class FastClock(datetime):
+    """The clock of a machine that is two hours ahead."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.now(tz) + timedelta(hours=2)
 
 
 def is_lost(held: SourceLock) -> bool:
@@ -300,6 +311,16 @@ class TestExpiry:
         os.utime(tmp_path / "source" / LOCK_NAME, (now - 1_100, now - 1_100))
         with lock(local_source, expiry_seconds=3_600) as held:
             held.check()
+
+    def test_clock_of_this_machine_does_not_matter(
+        self, source: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A disk may be on a server whose clock is another one.
+        write_lock(source)
+        for module in (store_local, store_s3, apply03_lock_source):
+            monkeypatch.setattr(module, "datetime", FastClock, raising=False)
+        with pytest.raises(LockHeldError), lock(source):
+            pass
 
     def test_lock_from_the_future_is_alive(self, local_source: str, tmp_path: Path) -> None:
         write_lock(local_source, expiry_seconds=1.0)
@@ -551,6 +572,27 @@ class TestOverlaps:
         write_lock(storage.absolute_url(str(tmp_path / "elsewhere")))
         with lock(local_source, f"{local_source}/link") as held:
             held.check()
+
+    def test_lock_above_that_may_not_be_read_is_explained(self) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can become another user")
+        with tempfile.TemporaryDirectory(prefix="dedup-tests-") as name:
+            above = Path(name).resolve()
+            (above / "source").mkdir()
+            above.chmod(0o755)
+            (above / "source").chmod(0o777)
+            (above / LOCK_NAME).write_bytes(content())
+            (above / LOCK_NAME).chmod(0o600)
+            os.seteuid(65_534)
+            try:
+                with (
+                    pytest.raises(DedupError, match=re.escape(str(above))),
+                    lock(f"file://{above}/source", f"file://{above}"),
+                ):
+                    pass
+            finally:
+                os.seteuid(0)
+            assert list((above / "source").iterdir()) == []
 
     def test_damaged_lock_inside_is_respected(self, local_source: str) -> None:
         storage.publish_bytes(f"{local_source}/north/{LOCK_NAME}", b"no JSON")

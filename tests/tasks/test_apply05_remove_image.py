@@ -316,6 +316,13 @@ class TestForGood:
             remove(removal, is_in_doubt=is_in_doubt)
         assert removal.files() == {"source/a.jpg": IMAGE}
 
+    def test_image_whose_keeper_changed_stays_on_s3(self, s3_url: str) -> None:
+        removal = lay_out_removal(s3_url, "permanent")
+        removal.write(removal.keeper.url, FOREIGN)
+        with pytest.raises(RefusedError, match=r"^its keeper changed: 15 bytes"):
+            remove(removal)
+        assert removal.files() == {"source/a.jpg": IMAGE, "source/k.jpg": FOREIGN}
+
     def test_image_that_is_gone_was_deleted_by_an_earlier_attempt(self, place: str) -> None:
         removal = lay_out_removal(place, "permanent")
         removal.delete(removal.image.url)

@@ -366,6 +366,11 @@ class TestLostLock:
             apply.written().is_in_doubt(entry(name).image.url, "quarantine") for name in "abc"
         )
 
+    def test_that_an_action_notices_itself_is_no_outcome(self, apply: Apply) -> None:
+        with pytest.raises(LockLostError, match="gone"):
+            apply("ab", failing("a", lambda: LockLostError("gone")))
+        assert apply.kinds() == ["intents"]
+
     def test_between_two_attempts_ends_the_retries(self, apply: Apply) -> None:
         attempts = []
 

@@ -61,6 +61,7 @@ def test_faults_that_can_pass(error: Exception) -> None:
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EXDEV, "Invalid cross-device link"),
         PermissionError(errno.EACCES, "Permission denied"),
         PermissionError(errno.EPERM, "Operation not permitted"),
         FileNotFoundError(errno.ENOENT, "No such file or directory"),

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier, Event
@@ -509,6 +509,67 @@ class TestDisks:
         assert STORE.create(url_of(tmp_path / "lock"), b"theirs") is None
         assert names_in(tmp_path) == ["lock"]
         assert (tmp_path / "lock").read_bytes() == b"ours"
+
+
+class TestDisksThatMayOverwrite:
+    """Without a way to rename that fails where a file is, as on NFS."""
+
+    @pytest.fixture(autouse=True)
+    def no_exclusive_renaming(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*args: Any) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        monkeypatch.setattr(store_local, "_rename_exclusively", refuse)
+
+    def test_file_is_moved_and_put_back(self, tmp_path: Path) -> None:
+        state = put(tmp_path / "a.jpg")
+        url, aside_url = url_of(tmp_path / "a.jpg"), url_of(tmp_path / "aside/a.jpg")
+        moved = STORE.move(url, aside_url, state)
+        assert names_in(tmp_path) == ["aside", "aside/a.jpg"]
+        STORE.put_back(aside_url, url, moved)
+        assert names_in(tmp_path) == ["a.jpg", "aside"]
+
+    def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
+        state = put(tmp_path / "a.jpg")
+        put(tmp_path / "b.jpg", b"another")
+        for act in (STORE.move, STORE.put_back):
+            with pytest.raises(OccupiedError):
+                act(url_of(tmp_path / "a.jpg"), url_of(tmp_path / "b.jpg"), state)
+        assert (tmp_path / "a.jpg").read_bytes() == b"content"
+        assert (tmp_path / "b.jpg").read_bytes() == b"another"
+
+    @swaps
+    def test_swapped_file_stays_or_goes_back(
+        self, tmp_path: Path, make: Callable[[Path], None]
+    ) -> None:
+        put(tmp_path / "source/target", b"another")
+        state = put(tmp_path / "source/a.jpg")
+        (tmp_path / "source/a.jpg").rename(tmp_path / "seen.jpg")
+        make(tmp_path / "source/a.jpg")
+        before = names_in(tmp_path / "source")
+        with pytest.raises((DedupError, OSError)):
+            STORE.move(url_of(tmp_path / "source/a.jpg"), url_of(tmp_path / "aside.jpg"), state)
+        assert names_in(tmp_path / "source") == before
+        assert not os.path.lexists(tmp_path / "aside.jpg")
+
+    @pytest.mark.parametrize("step", ["link", "rename"])
+    def test_newer_file_survives_that_appears_while_the_old_one_is_moved(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        state = put(tmp_path / "a.jpg", b"old")
+        put(tmp_path / "part", b"newer")
+        original = getattr(os, step)
+
+        def write_after(*args: Any, **kwargs: Any) -> None:
+            original(*args, **kwargs)
+            if (tmp_path / "part").exists():
+                os.replace(tmp_path / "part", tmp_path / "a.jpg")
+
+        monkeypatch.setattr(os, step, write_after)
+        with suppress(DedupError, OSError):
+            STORE.move(url_of(tmp_path / "a.jpg"), url_of(tmp_path / "aside/a.jpg"), state)
+        found = {path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert b"newer" in found
 
 
 class TestRaces:

@@ -237,12 +237,12 @@ def purge_quarantine(
         LockLostError: A lock could not be kept, so it stopped halfway.
         ActionsFailedError: The store failed, so it stopped halfway.
     """
-    before = (datetime.now(UTC) - older_than).isoformat(timespec="seconds")
+    before = datetime.now(UTC) - older_than
     planned: list[Entry] = []
     outcomes: list[Entry] = []
     held_by: list[str] = []
     for journal in quarantines(storage.absolute_url(workspace_url)):
-        waiting = [entry for entry in waiting_images(journal) if (entry.at or "") < before]
+        waiting = waiting_images(journal, before)
         planned += waiting
         if not execute or not waiting:
             continue
@@ -256,7 +256,7 @@ def purge_quarantine(
 
 
 def purge_apply(
-    journal: Journal, before: str, *, allow_orphans: bool, acting: ActingSettings
+    journal: Journal, before: datetime, *, allow_orphans: bool, acting: ActingSettings
 ) -> list[Entry]:
     """Delete for good what an apply has moved into quarantine before some time."""
     source_url, to_folder = journal.detail("source_url"), journal.detail("to_folder")
@@ -273,7 +273,7 @@ def purge_apply(
         def act(entry: Entry, _is_in_doubt: bool) -> tuple[Status, str]:
             return purge_image(entry, check, store, allow_orphans=allow_orphans)
 
-        waiting = [entry for entry in waiting_images(journal) if (entry.at or "") < before]
+        waiting = waiting_images(journal, before)
         carry_out_to_end("purge", waiting, act, journal, held, acting)
         store.prune(to_folder.rpartition("/")[0])
     urls = {entry.image.url for entry in waiting}
@@ -290,12 +290,14 @@ def quarantines(workspace_url: str) -> Iterable[Journal]:
                 yield journal
 
 
-def waiting_images(journal: Journal) -> list[Entry]:
-    """The images that an apply has moved into quarantine and that are there still."""
+def waiting_images(journal: Journal, before: datetime) -> list[Entry]:
+    """The images that an apply has moved into quarantine before some time, and that wait there."""
     return [
         entry
         for entry in removals_in_place(journal)
         if entry.status == "done"
+        and entry.at is not None
+        and entry.at < before
         and not journal.is_back(entry.image.url)
         and not journal.is_purged(entry.image.url)
         and not journal.is_in_doubt(entry.image.url, "undo")

@@ -144,7 +144,7 @@ def acting_rows(summary: ActingSummary) -> list[tuple[str, str]]:
     ]
     if summary.num_problems > len(summary.problems):
         rows.append(("", f"and {summary.num_problems - len(summary.problems):,} more"))
-    return [(label, value) for label, value in rows if value]
+    return [(label, _printable(value)) for label, value in rows if value]
 
 
 def acting_markdown(summary: ActingSummary) -> str:
@@ -154,6 +154,11 @@ def acting_markdown(summary: ActingSummary) -> str:
         cell = " ".join(value.split()).replace("|", r"\|")
         lines.append(f"| {label} | {cell} |")
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    """Escape what could play tricks on the terminal, whoever has written it."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _line(entry: Entry, source_url: str) -> str:

@@ -137,7 +137,7 @@ def lock_source(
     record = LockRecord(
         owner=who(),
         purpose=purpose,
-        since=now(),
+        since=now().isoformat(),
         expiry_seconds=expiry_seconds,
         token=secrets.token_hex(16),
     )
@@ -173,6 +173,10 @@ def _lock_in(store: Store, folder_url: str) -> Stored | None:
         return store.get(storage.join(folder_url, LOCK_NAME))
     except NotAFileError:
         return None  # behind a link, where nothing is acted on
+    except PermissionError as error:
+        if not store.has_folders:
+            return None  # S3 also says so of what is not there, to who may not list the bucket
+        raise StorageError(f"cannot read the lock in {folder_url}: {error.strerror}") from error
 
 
 def holder_of(source_url: str) -> str | None:

@@ -38,7 +38,7 @@ def record_decision(manifest: LoadedManifest, *, is_approved: bool, by: str, com
         is_approved=is_approved,
         by=by or who(),
         comment=comment,
-        at=now(),
+        at=now().isoformat(),
         manifest_digest=manifest.digest,
     )
     storage.publish_bytes(approval_url(manifest.url), decision.model_dump_json().encode() + b"\n")

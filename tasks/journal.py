@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError, LockLostError
@@ -63,8 +63,8 @@ class Entry(_Record):
     """None for an intent. `done`; `already` as wanted; `refused` because a check failed; `failed`
     because of a fault."""
     detail: str = ""
-    at: str | None = None
-    """When it was done, ISO 8601 in UTC."""
+    at: AwareDatetime | None = None
+    """When it was done."""
 
 
 class Head(_Record):
@@ -75,7 +75,7 @@ class Head(_Record):
     number: int
     operation: Operation
     kind: Kind
-    at: str
+    at: AwareDatetime
     who: str
     """User, host and process."""
     token: str
@@ -314,6 +314,6 @@ def who() -> str:
     return f"{user}@{socket.gethostname()}, process {os.getpid()}"
 
 
-def now() -> str:
-    """The present time, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now() -> datetime:
+    """The present time in UTC, in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)

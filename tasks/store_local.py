@@ -103,7 +103,7 @@ class LocalStore:
         if state is None:
             return None
         try:
-            return Stored(self.read(url, state), state, datetime.now(UTC))
+            return Stored(self.read(url, state), state, _present(url))
         except (ChangedError, FileNotFoundError):
             return self.get(url)  # replaced in between, which happens in one step
 
@@ -249,6 +249,16 @@ def _checked(descriptor: int, url: str, state: FileState) -> int:
 def _require(status: os.stat_result, url: str, state: FileState) -> None:
     if _state(status, url) != state:
         raise ChangedError("changed while it was read")
+
+
+def _present(url: str) -> datetime:
+    """The time by the clock of the disk, which may be a server's, as a new file there has it."""
+    try:
+        with _parent(url) as (folder, _), _new_file(folder) as descriptor:
+            nanoseconds = os.fstat(descriptor).st_mtime_ns
+    except OSError:  # a folder that may only be read
+        return datetime.now(UTC)
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
 
 
 def _write(descriptor: int, content: bytes) -> None:

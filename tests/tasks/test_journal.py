@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -38,6 +39,7 @@ from tests.s3_server import S3Server
 RUN = "night-0123456789abcdef"
 NAME = f"{RUN}-quarantine-01234567"
 FIRST = f"{NAME}-1"
+AT = datetime(2026, 1, 1, 2, tzinfo=UTC)
 
 ODD_NAMES = [
     "new\nline.jpg",
@@ -69,7 +71,7 @@ def entry(name: str, **changes: Any) -> Entry:
 
 
 def done(name: str, **changes: Any) -> Entry:
-    return entry(name, **{"status": "done", "at": "2026-01-01T02:00:00+00:00"} | changes)
+    return entry(name, **{"status": "done", "at": AT} | changes)
 
 
 def segment(*entries: Entry, **changes: Any) -> Segment:
@@ -79,7 +81,7 @@ def segment(*entries: Entry, **changes: Any) -> Segment:
         "number": 0,
         "operation": "quarantine",
         "kind": "intents",
-        "at": "2026-01-01T02:00:00+00:00",
+        "at": AT,
         "who": "anna@north, process 7",
         "token": "0123456789abcdef",
         "details": {},
@@ -149,13 +151,13 @@ class TestSegments:
         lines = to_lines(segment(done("a.jpg", keeper=None, detail="x")))
         assert lines.decode() == (
             '{"journal_version":1,"apply_id":"night-0123456789abcdef-quarantine-01234567-1",'
-            '"number":0,"operation":"quarantine","kind":"intents","at":"2026-01-01T02:00:00+00:00",'
+            '"number":0,"operation":"quarantine","kind":"intents","at":"2026-01-01T02:00:00Z",'
             '"who":"anna@north, process 7","token":"0123456789abcdef","details":{}}\n'
             '{"image":{"url":"s3://bucket/night/a.jpg","size_bytes":3,"etag":"e",'
             f'"sha256":"{"0" * 64}"}},"to_url":"s3://bucket/quarantine/a.jpg","keeper":null,'
             '"rule":"within eps, distance 0.031250","status":"done","detail":"x",'
-            '"at":"2026-01-01T02:00:00+00:00"}\n'
-            '{"sha256": "0a0e67b043230b53c5db2021127ed5f9f1a5ac40d528cbd8fbc14feafee50128"}\n'
+            '"at":"2026-01-01T02:00:00Z"}\n'
+            '{"sha256": "166c5ab7dcab5b1d39d8ee4dbb623a576fbc72da5797e3d8b482823798328413"}\n'
         )
 
     @pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)

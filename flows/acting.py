@@ -12,7 +12,14 @@ from config import ActingSettings, ApplyConfig
 from tasks import storage
 from tasks.acting_summary import ActingSummary, summarize_acting
 from tasks.apply01_plan_actions import Places, places_of, plan_actions, removals_in_place
-from tasks.apply02_check_guards import Guard, guards_of, lock_guard, quarantine_guard, require_met
+from tasks.apply02_check_guards import (
+    Guard,
+    copies_guard,
+    guards_of,
+    lock_guard,
+    quarantine_guard,
+    require_met,
+)
 from tasks.apply03_lock_source import SourceLock, lock_source
 from tasks.apply04_check_twin import TwinCheck, Verification
 from tasks.apply05_remove_image import quarantine_image, remove_image
@@ -103,6 +110,8 @@ def check_guards(manifest: LoadedManifest, places: Places, config: ApplyConfig) 
     )
     if config.action == "quarantine":
         guards.append(quarantine_guard(places, store_of(places.source_url)))
+    if config.action == "copy":
+        guards.append(copies_guard(places))
     return guards
 
 

@@ -8,7 +8,7 @@ from tasks import storage
 from tasks.errors import ArtifactError, GuardError
 from tasks.journal import Entry, ImageRecord, Journal, applies_url
 from tasks.manifests import LoadedManifest, workspace_of
-from tasks.paths import is_inside, is_plain, relative_to
+from tasks.paths import is_below, is_inside, is_plain, relative_to
 from tasks.schemas import fingerprint
 from tasks.stores import store_of
 
@@ -24,8 +24,13 @@ class Places:
     """The apply's id without the number at its end; the same call gives the same name."""
     quarantine_url: str
     """Folder where the images of the run wait."""
-    workspace_url: str
+    night_url: str
+    """The workspace of the run, which its next night does not list."""
     copy_url: str | None
+
+    def is_listed(self, url: str) -> bool:
+        """Tell whether the next night would take files in a folder for images."""
+        return is_below(url, self.source_url) and not is_below(url, self.night_url)
 
     @property
     def lock_url(self) -> str:
@@ -63,7 +68,7 @@ def places_of(manifest: LoadedManifest, config: ApplyConfig) -> Places:
         journals_url=applies_url(workspace_url, run_id),
         name=f"{run_id}-{config.action}-{asked[:8]}",
         quarantine_url=storage.join(quarantine_url, run_id),
-        workspace_url=workspace_url,
+        night_url=workspace_of(manifest.url, run_id) or workspace_url,
         copy_url=copy_url,
     )
 

@@ -13,7 +13,7 @@ from tasks.apply03_lock_source import holder_of
 from tasks.distances import within
 from tasks.errors import GuardError
 from tasks.manifests import LoadedManifest
-from tasks.paths import is_below, partition_of, relative_to
+from tasks.paths import partition_of, relative_to
 from tasks.stores import Store
 
 
@@ -103,9 +103,8 @@ def require_met(guards: Iterable[Guard]) -> None:
 def quarantine_guard(places: Places, store: Store) -> Guard:
     """Check that images can be moved into quarantine, and are not listed again there."""
     quarantine_url, source_url = places.quarantine_url, places.source_url
-    workspace_url = places.workspace_url
     is_reachable = store.shares_moves_with(source_url, quarantine_url)
-    is_listed = is_below(quarantine_url, source_url) and not is_below(quarantine_url, workspace_url)
+    is_listed = places.is_listed(quarantine_url)
     finding = "on the same store as the images"
     if not is_reachable:
         finding = f"{quarantine_url} is on another store than {source_url}"
@@ -116,6 +115,19 @@ def quarantine_guard(places: Places, store: Store) -> Guard:
         is_met=is_reachable and not is_listed,
         finding=finding,
         setting="--quarantine-to URL, or --permanent",
+    )
+
+
+def copies_guard(places: Places) -> Guard:
+    """Check that copies are not listed again as images."""
+    is_listed = places.copy_url is not None and places.is_listed(places.copy_url)
+    return Guard(
+        name="copies",
+        is_met=not is_listed,
+        finding=f"{places.copy_url} is inside the source, whose next night would list it"
+        if is_listed
+        else "outside the source",
+        setting="--copy-to another URL",
     )
 
 

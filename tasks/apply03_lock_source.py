@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LOCK_NAME = f"{HIDDEN_PREFIX}lock"
 
 _HEARTBEATS_PER_EXPIRY = 5
+_EXPIRY_OF_DAMAGED_SECONDS = 60.0
 
 
 class LockRecord(BaseModel):
@@ -180,9 +181,10 @@ def _lock_in(store: Store, folder_url: str) -> Stored | None:
 
 
 def holder_of(source_url: str) -> str | None:
-    """Say who holds the lock of a source; None when nobody does."""
+    """Say who holds the lock of a source; None when nobody does, or none that still lives."""
     found = store_of(source_url).get(storage.join(source_url, LOCK_NAME))
-    return None if found is None else _describe(found, source_url)
+    is_held = found is not None and not _is_expired(found, _EXPIRY_OF_DAMAGED_SECONDS)
+    return _describe(found, source_url) if is_held else None
 
 
 def _take(store: Store, url: str, record: LockRecord) -> FileState:

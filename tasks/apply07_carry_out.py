@@ -43,7 +43,7 @@ def carry_out(
         LockLostError: Somebody else may be acting; what was under way is in doubt.
         ActionsFailedError: A whole batch failed, so the store has; the rest was not tried.
     """
-    num_done = 0
+    num_tried = num_failed = 0
     for start in range(0, len(entries), settings.images_per_batch):
         # An undo starts from the outcomes of the apply; its intents have none yet.
         batch = [
@@ -59,11 +59,13 @@ def carry_out(
             ]
         outcomes = [future.result() for future in futures]
         journal.append(operation, "outcomes", outcomes)
-        num_done += len(batch)
-        logger.info("%s: %d of %d images", operation, num_done, len(entries))
-        if all(outcome.status == "failed" for outcome in outcomes):
+        num_tried += len(batch)
+        num_failed += sum(outcome.status == "failed" for outcome in outcomes)
+        logger.info("%s: %d of %d images", operation, num_tried, len(entries))
+        is_store_gone = all(outcome.status == "failed" for outcome in outcomes)
+        if is_store_gone and (num_tried < len(entries) or num_failed == num_tried):
             raise ActionsFailedError(
-                f"stopped after {num_done} of {len(entries)} images, because none of the last "
+                f"stopped after {num_tried} of {len(entries)} images, because none of the last "
                 f"{len(batch)} worked: {outcomes[0].detail}. The same command goes on from here."
             )
 

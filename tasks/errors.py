@@ -70,6 +70,7 @@ _PERMANENT_ERRNOS = frozenset(
         errno.ENOENT,
         errno.ENOSPC,
         errno.ENOTDIR,
+        errno.EXDEV,
         errno.EPERM,
         errno.EROFS,
     }

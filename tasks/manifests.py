@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 from config.fields import Pattern
 from tasks import storage
 from tasks.errors import ArtifactError
-from tasks.paths import is_inside
+from tasks.paths import is_inside, is_spelt_once
 from tasks.schemas import MANIFEST, SCHEMA_VERSION
 from tasks.summary import Summary, summarize
 
@@ -137,7 +137,7 @@ def read_manifest(url: str) -> LoadedManifest:
     problems = problems_of(table, said.source_url)
     if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", said.run_id) is None:
         problems.append(f"the run id {said.run_id!r} is none")
-    if storage.absolute_url(said.source_url) != said.source_url:
+    if not is_spelt_once(said.source_url):
         problems.append(f"the source_url {said.source_url!r} is not spelt as a listing spells it")
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -27,6 +27,17 @@ def relative_to(url: str, folder_url: str) -> str:
     return url[len(as_folder(folder_url)) :]
 
 
+def is_spelt_once(url: str) -> bool:
+    """Tell whether a folder's URL is spelt as a listing spells it.
+
+    No slash at its end, and on a disk an absolute path without empty, `.` or `..` components.
+    """
+    scheme, _, path = url.partition("://")
+    if scheme == "file":
+        return path == "/" or (path.startswith("/") and is_plain(path[1:]))
+    return bool(scheme and path) and not url.endswith("/")
+
+
 def is_plain(relative_path: str) -> bool:
     """Tell whether a path has one spelling only: no empty, `.` or `..` component, no NUL."""
     return "\0" not in relative_path and not {"", ".", ".."} & set(relative_path.split("/"))

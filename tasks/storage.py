@@ -386,6 +386,10 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
         _check_columns(url, parquet.schema_arrow, schema, wanted)
         table = parquet.read(columns=wanted)
         table.validate(full=True)  # Arrow itself believes offsets and text
+        if table.num_rows != parquet.metadata.num_rows:
+            raise ArtifactError(
+                f"expected {parquet.metadata.num_rows} rows, found {table.num_rows}: {url}"
+            )
         return table
 
 

@@ -66,14 +66,14 @@ class LocalStore:
                 try:
                     # Renaming takes whatever is there at this moment, out of everybody's reach;
                     # only then can be said for sure what it was.
-                    _rename(folder, name, to_folder, to_name)
+                    _rename(folder, name, to_folder, to_name, is_to_ours=True)
                 except FileExistsError:
                     raise OccupiedError(f"there is a file already: {to_url}") from None
                 taken = os.stat(to_name, dir_fd=to_folder, follow_symlinks=False)
                 if stat.S_ISREG(taken.st_mode) and _is_same(_state(taken, to_url), state):
                     return _state(taken, to_url)
                 try:
-                    _rename(to_folder, to_name, folder, name)
+                    _rename(to_folder, to_name, folder, name, is_to_ours=False)
                 except OSError as error:
                     raise OSError(
                         f"what took the place of {url} waits at {to_url}: {error}"
@@ -87,7 +87,7 @@ class LocalStore:
                 raise ChangedError("changed while it was put back")
             with _parent(url, create=True) as (folder, name):
                 try:
-                    _rename(from_folder, from_name, folder, name)
+                    _rename(from_folder, from_name, folder, name, is_to_ours=False)
                 except FileExistsError:
                     raise OccupiedError(f"there is a file already: {url}") from None
 
@@ -290,19 +290,31 @@ def _new_file(folder: int) -> Iterator[int]:
             os.unlink(name, dir_fd=folder)
 
 
-def _rename(folder: int, name: str, to_folder: int, to_name: str) -> None:
+def _rename(folder: int, name: str, to_folder: int, to_name: str, *, is_to_ours: bool) -> None:
     """Rename a file, and fail when there is one of the new name.
 
-    Python's own renaming overwrites. A second name for the file, given and the first one taken
-    away, does not; but Linux gives nobody a second name for another user's file.
+    Python's own renaming overwrites, and not every filesystem knows the one that does not. There it
+    depends on which of the two places only we write to: the new one can be looked at first; for the
+    old one, the file is given a second name, which never overwrites.
     """
     try:
         _rename_exclusively(folder, name, to_folder, to_name)
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
             raise
-        os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
-        os.unlink(name, dir_fd=folder)
+    else:
+        return
+    if not is_to_ours:
+        try:
+            os.link(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder, follow_symlinks=False)
+        except PermissionError:
+            pass  # folders and other users' files get no second name
+        else:
+            os.unlink(name, dir_fd=folder)
+            return
+    if _is_there(to_folder, to_name):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), to_name)
+    os.rename(name, to_name, src_dir_fd=folder, dst_dir_fd=to_folder)
 
 
 def _rename_exclusively(folder: int, name: str, to_folder: int, to_name: str) -> None:

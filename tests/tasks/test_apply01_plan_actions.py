@@ -67,9 +67,9 @@ class TestPlaces:
         self, night: WrittenNight, places: Callable[..., Places]
     ) -> None:
         found = places()
-        workspace = night.workspace_url
+        workspace = night.night_url
         assert found.source_url == found.lock_url == night.source_url
-        assert found.workspace_url == workspace
+        assert found.night_url == workspace
         assert found.journals_url == f"{workspace}/runs/{RUN}/applies"
         assert found.quarantine_url == f"{workspace}/quarantine/{RUN}"
         assert found.copy_url is None
@@ -78,7 +78,7 @@ class TestPlaces:
     def test_workspace_can_be_named(self, tmp_path: Path, places: Callable[..., Places]) -> None:
         found = places(workspace_url=f"{tmp_path}/other/")
         other = storage.absolute_url(f"{tmp_path}/other")
-        assert found.workspace_url == other
+        assert found.night_url == other
         assert found.journals_url == f"{other}/runs/{RUN}/applies"
         assert found.quarantine_url == f"{other}/quarantine/{RUN}"
 
@@ -93,8 +93,8 @@ class TestPlaces:
         assert str(refusal.value) == (
             f"the manifest lies in no workspace, so name one with --workspace: {manifest.url}"
         )
-        named = ApplyConfig(manifest_url=url, workspace_url=night.workspace_url)
-        assert places_of(manifest, named).workspace_url == night.workspace_url
+        named = ApplyConfig(manifest_url=url, workspace_url=night.night_url)
+        assert places_of(manifest, named).night_url == night.workspace_url
 
     def test_quarantine_can_be_elsewhere(
         self, tmp_path: Path, places: Callable[..., Places]

@@ -314,8 +314,8 @@ class TestSwappedFiles:
         put(tmp_path / "a.jpg", b"swapped")
         rename = store_local._rename
 
-        def make_another(*args: Any) -> None:
-            rename(*args)
+        def make_another(*args: Any, **kwargs: Any) -> None:
+            rename(*args, **kwargs)
             make_file(tmp_path / "a.jpg")
 
         monkeypatch.setattr(store_local, "_rename", make_another)

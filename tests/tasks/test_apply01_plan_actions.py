@@ -67,7 +67,7 @@ class TestPlaces:
         self, night: WrittenNight, places: Callable[..., Places]
     ) -> None:
         found = places()
-        workspace = night.night_url
+        workspace = night.workspace_url
         assert found.source_url == found.lock_url == night.source_url
         assert found.night_url == workspace
         assert found.journals_url == f"{workspace}/runs/{RUN}/applies"
@@ -76,9 +76,10 @@ class TestPlaces:
         assert found.to_folder("apply-1") == f"{workspace}/quarantine/{RUN}/apply-1"
 
     def test_workspace_can_be_named(self, tmp_path: Path, places: Callable[..., Places]) -> None:
+        night = places().night_url
         found = places(workspace_url=f"{tmp_path}/other/")
         other = storage.absolute_url(f"{tmp_path}/other")
-        assert found.night_url == other
+        assert found.night_url == night
         assert found.journals_url == f"{other}/runs/{RUN}/applies"
         assert found.quarantine_url == f"{other}/quarantine/{RUN}"
 
@@ -93,7 +94,7 @@ class TestPlaces:
         assert str(refusal.value) == (
             f"the manifest lies in no workspace, so name one with --workspace: {manifest.url}"
         )
-        named = ApplyConfig(manifest_url=url, workspace_url=night.night_url)
+        named = ApplyConfig(manifest_url=url, workspace_url=night.workspace_url)
         assert places_of(manifest, named).night_url == night.workspace_url
 
     def test_quarantine_can_be_elsewhere(

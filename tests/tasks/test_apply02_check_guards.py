@@ -14,6 +14,7 @@ from tasks import storage
 from tasks.apply01_plan_actions import Places, places_of
 from tasks.apply02_check_guards import (
     Guard,
+    copies_guard,
     count_orphans,
     guards_of,
     lock_guard,
@@ -310,8 +311,25 @@ class TestQuarantine:
         url = f"{inside.removesuffix('/m')}/manifest.parquet"
         storage.publish_bytes(url, storage.read_bytes(night.manifest_url))
         places = places_of(read_manifest(url), ApplyConfig(manifest_url=url))
-        assert places.workspace_url == night.url("work")
+        assert places.night_url == night.url("work")
         assert quarantine_guard(places, store_of(night.source_url)).is_met
+
+
+class TestCopies:
+    def test_inside_the_source_are_not_met(self, night: WrittenNight) -> None:
+        places = places_of(
+            read_manifest(night.manifest_url),
+            ApplyConfig(
+                manifest_url=night.manifest_url, action="copy", copy_to_url=night.url("copies")
+            ),
+        )
+        guard = copies_guard(places)
+        assert (guard.is_met, "next night would list it" in guard.finding) == (False, True)
+
+    def test_elsewhere_are_met(self, night: WrittenNight) -> None:
+        target = storage.join(night.workspace_url, "copies")
+        config = ApplyConfig(manifest_url=night.manifest_url, action="copy", copy_to_url=target)
+        assert copies_guard(places_of(read_manifest(night.manifest_url), config)).is_met
 
 
 class TestLock:

@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tasks import storage
-from tasks.errors import ArtifactError, LockLostError
+from tasks.errors import ArtifactError, LockLostError, StorageError
 from tasks.stores import store_of
 
 JOURNAL_VERSION = 1
@@ -167,7 +167,7 @@ class Journal:
 
         Raises:
             LockLostError: Somebody else has written to this journal meanwhile.
-            OSError: It could not be written.
+            StorageError: It could not be written.
         """
         head = Head(
             journal_version=JOURNAL_VERSION,
@@ -182,7 +182,14 @@ class Journal:
         )
         segment = Segment(head, tuple(entries))
         url = storage.join(self.url, f"{head.number:06d}.jsonl")
-        if store_of(url).create(url, to_lines(segment)) is None:
+        try:
+            created = store_of(url).create(url, to_lines(segment))
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the journal {url}: {error.strerror or error}. Without it nothing "
+                "more is done; the same call goes on from here"
+            ) from error
+        if created is None:
             raise LockLostError(f"somebody else has written {url} meanwhile")
         self._remember(segment)
 

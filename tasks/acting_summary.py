@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.journal import Entry
 from tasks.paths import is_below, relative_to
+from tasks.summary import markdown_table
 
 MAX_PROBLEMS_LISTED = 1_000
 MAX_FIRST_ROWS = 10
@@ -149,11 +150,7 @@ def acting_rows(summary: ActingSummary) -> list[tuple[str, str]]:
 
 def acting_markdown(summary: ActingSummary) -> str:
     """The summary as a Markdown table, for the Prefect UI."""
-    lines = ["| | |", "| --- | --- |"]
-    for label, value in acting_rows(summary):
-        cell = " ".join(value.split()).replace("|", r"\|")
-        lines.append(f"| {label} | {cell} |")
-    return "\n".join(lines)
+    return markdown_table(acting_rows(summary))
 
 
 def _printable(text: str) -> str:

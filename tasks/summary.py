@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -177,8 +177,13 @@ def largest_first(cluster_sizes: Mapping[int, int], limit: int = 8) -> list[tupl
 
 def summary_markdown(summary: Summary) -> str:
     """The summary as a Markdown table, for the Prefect UI."""
+    return markdown_table(summary_rows(summary))
+
+
+def markdown_table(rows: Iterable[tuple[str, str]]) -> str:
+    """Labelled values as a Markdown table, whatever characters they hold."""
     lines = ["| | |", "| --- | --- |"]
-    for label, value in summary_rows(summary):
+    for label, value in rows:
         cell = " ".join(value.split()).replace("|", r"\|")
         lines.append(f"| {label} | {cell} |")
     return "\n".join(lines)

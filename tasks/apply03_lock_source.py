@@ -46,12 +46,14 @@ class LockRecord(BaseModel):
 class SourceLock:
     """A lock that is held. Ask `check` before every action."""
 
-    def __init__(self, url: str, record: LockRecord, state: FileState, store: Store) -> None:
+    def __init__(
+        self, url: str, record: LockRecord, state: FileState, store: Store, taken: float
+    ) -> None:
         self._url = url
         self._record = record
         self._state = state
         self._store = store
-        self._renewed = time.monotonic()
+        self._renewed = taken
         self._lost: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -64,7 +66,7 @@ class SourceLock:
             LockLostError: It could not be renewed in time, or is somebody else's.
         """
         # Stops well before anybody may take it over, so that what is under way can end.
-        silent = time.monotonic() - self._renewed
+        silent = uptime() - self._renewed
         if self._lost is None and silent > self._record.expiry_seconds / 2:
             self._lost = f"it could not be renewed for {silent:.0f} s"
         if self._lost is not None:
@@ -84,7 +86,7 @@ class SourceLock:
 
     def _beat(self) -> None:
         while not self._released.wait(self._record.expiry_seconds / _HEARTBEATS_PER_EXPIRY):
-            began = time.monotonic()
+            began = uptime()
             self._record = self._record.model_copy(
                 update={"num_renewals": self._record.num_renewals + 1}
             )
@@ -107,6 +109,12 @@ class SourceLock:
     def _is_ours(self, found: Stored) -> bool:
         record = _parse(found)
         return record is not None and record.token == self._record.token
+
+
+def uptime() -> float:
+    """Seconds since the machine was started, also those in which it slept."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
 
 
 @contextmanager
@@ -144,6 +152,7 @@ def lock_source(
     )
     if store.has_folders and not storage.exists(source_url):
         raise StorageError(f"no such source: {source_url}")  # and none is made by locking it
+    taken = uptime()
     try:
         state = _take(store, url, record)
     except FileNotFoundError as error:
@@ -152,7 +161,7 @@ def lock_source(
         if is_transient(error):
             raise
         raise StorageError(f"cannot lock {source_url}: {error.strerror or error}") from error
-    lock = SourceLock(url, record, state, store)
+    lock = SourceLock(url, record, state, store, taken)
     try:
         if not store.honours_conditions(url, _to_bytes(record)) and not allow_unlocked:
             raise GuardError(

@@ -22,7 +22,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tasks import storage
-from tasks.errors import ArtifactError, LockLostError, StorageError
+from tasks.errors import ArtifactError, DedupError, LockLostError, StorageError
 from tasks.stores import store_of
 
 JOURNAL_VERSION = 1
@@ -184,9 +184,12 @@ class Journal:
         url = storage.join(self.url, f"{head.number:06d}.jsonl")
         try:
             created = store_of(url).create(url, to_lines(segment))
-        except OSError as error:
+        except DedupError:
+            raise
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or error
             raise StorageError(
-                f"cannot write the journal {url}: {error.strerror or error}. Without it nothing "
+                f"cannot write the journal {url}: {reason}. Without it nothing "
                 "more is done; the same call goes on from here"
             ) from error
         if created is None:

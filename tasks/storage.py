@@ -70,7 +70,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     protocol = fsspec.utils.get_protocol(url)
     try:
         fs = _filesystem(protocol)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, TypeError) as error:
         raise StorageError(f"no storage for {url}: {error}") from None
     return fs, str(fs._strip_protocol(url))
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,9 @@ from tasks.stores import (
 # O_PATH needs no permission to list the folder; where it is missing, reading it must do.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+_LOCK_TRIES = 100
+_LOCK_DELAY_SECONDS = 0.1
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _RENAME_NOREPLACE = 1
@@ -122,6 +126,7 @@ class LocalStore:
                     os.link(opened, name, dst_dir_fd=folder, follow_symlinks=True)
                 except FileExistsError:
                     return None
+            _sync(folder)
             return _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url)
 
     def replace(self, url: str, content: bytes, state: FileState) -> FileState | None:
@@ -131,7 +136,9 @@ class LocalStore:
             # Of a fixed name, which only the holder of the lock uses: what a crash leaves of it is
             # gone with the next replacement.
             following = f"{HIDDEN_PREFIX}following"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with suppress(FileNotFoundError):
+                os.unlink(following, dir_fd=folder)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             descriptor = os.open(following, flags, 0o644, dir_fd=folder)
             try:
                 _write(descriptor, content)
@@ -213,13 +220,25 @@ def _alone_with(url: str, state: FileState) -> Iterator[tuple[int, str]]:
             yield folder, ""
             return
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)
+            _lock(held, url)
             is_same = _is_there(folder, name) and _is_same(
                 _state(os.stat(name, dir_fd=folder, follow_symlinks=False), url), state
             )
             yield folder, name if is_same else ""
         finally:
             os.close(held)
+
+
+def _lock(descriptor: int, url: str) -> None:
+    """Take the lock of an open file, but do not wait for ever for a stranger that holds it."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_DELAY_SECONDS)
+        else:
+            return
+    raise OSError(errno.EBUSY, f"another program keeps {url} locked")
 
 
 @contextmanager
@@ -267,6 +286,18 @@ def _write(descriptor: int, content: bytes) -> None:
         file.write(content)
         file.flush()
     os.fsync(descriptor)
+
+
+def _sync(folder: int) -> None:
+    """Make a new name in a folder safe against a power cut."""
+    try:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=folder)
+    except PermissionError:  # one may write there without being allowed to list it
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -356,16 +387,17 @@ def _state(status: os.stat_result, url: str) -> FileState:
     )
 
 
-def _mount(url: str) -> str:
-    """Name the mount that a folder is on, or will be once it is made: files move within one."""
+def _mount(url: str) -> tuple[int, str]:
+    """Name the disk and the mount that a folder is on, or will be: files move within one."""
     path = PurePosixPath(_path(url))
-    while not os.path.exists(path):
+    while not os.path.isdir(path):
         path = path.parent
     descriptor = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
     try:
+        device = os.fstat(descriptor).st_dev
         with open(f"/proc/self/fdinfo/{descriptor}") as info:
-            return next(line for line in info if line.startswith("mnt_id:"))
-    except (FileNotFoundError, StopIteration):
-        return str(os.fstat(descriptor).st_dev)
+            return device, next((line for line in info if line.startswith("mnt_id:")), "")
+    except FileNotFoundError:
+        return device, ""
     finally:
         os.close(descriptor)

@@ -21,7 +21,7 @@ from hypothesis import settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 from benchmarks.demo_night import GroundTruth, lay_out_night  # noqa: E402
-from tasks import storage  # noqa: E402
+from tests.one_bucket import as_client, make_bucket, one_bucket  # noqa: E402
 from tests.s3_server import S3Server, run_s3_server  # noqa: E402
 
 # The machine that runs the tests may be slow; no test is about time.
@@ -58,21 +58,25 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3_url(s3_server: S3Server) -> Iterator[str]:
     """A fresh bucket, with the environment of a client that may do everything."""
-    for name, value in s3_server.admin.items():
-        monkeypatch.setenv(name, value)
-    storage._filesystem.cache_clear()
-    bucket = f"test-{uuid4().hex[:12]}"
-    storage.filesystem("s3://")[0].mkdir(bucket)
-    yield f"s3://{bucket}"
-    storage._filesystem.cache_clear()
+    with one_bucket(s3_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def shared_bucket(s3_server: S3Server) -> str:
+    """One bucket for many tests: to make one takes longer than most of them."""
+    with as_client(s3_server.admin):
+        return make_bucket()
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty folder: once on the local disk, once on S3."""
     if request.param == "local":
-        return str(tmp_path)
-    url: str = request.getfixturevalue("s3_url")
-    return f"{url}/place"
+        yield str(tmp_path)
+    else:
+        bucket_url: str = request.getfixturevalue("shared_bucket")
+        with as_client(request.getfixturevalue("s3_server").admin):
+            yield f"{bucket_url}/{uuid4().hex}/place"

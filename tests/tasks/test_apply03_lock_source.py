@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Barrier
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -300,6 +299,22 @@ class TestExpiry:
         assert sum(isinstance(result, LockHeldError) for result in results) == TAKERS - 1
         assert lock_file(source) is None
 
+    def test_dead_lock_that_another_takes_over_first_is_his(
+        self, source: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_dead_lock(source)
+        is_expired = apply03_lock_source._is_expired
+
+        def take_over(*args: Any) -> bool:
+            result = is_expired(*args)
+            write_lock(source)
+            return result
+
+        monkeypatch.setattr(apply03_lock_source, "_is_expired", take_over)
+        with pytest.raises(LockHeldError, match=r"^anna@north, process 7 holds"), lock(source):
+            pass
+        assert record_of(source).owner == "anna@north, process 7"
+
     def test_is_what_the_owner_promised_and_not_what_the_taker_would(
         self, local_source: str, tmp_path: Path
     ) -> None:
@@ -459,10 +474,8 @@ class TestHeartbeat:
     def test_that_stopped_is_noticed_well_before_anybody_takes_over(
         self, local_source: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clock = [time.monotonic()]
-        monkeypatch.setattr(
-            apply03_lock_source, "time", SimpleNamespace(monotonic=lambda: clock[0])
-        )
+        clock = [apply03_lock_source.uptime()]
+        monkeypatch.setattr(apply03_lock_source, "uptime", lambda: clock[0])
         with lock(local_source, expiry_seconds=60) as held:
             clock[0] += 29
             held.check()

@@ -493,6 +493,36 @@ class TestDisks:
         with mounted(tmp_path / "again", "--bind", str(tmp_path / "real")) as again:
             assert STORE.shares_moves_with(url_of(tmp_path), url_of(again / "new")) is False
 
+    def test_folder_below_a_file_is_found_out_when_something_is_moved_there(
+        self, tmp_path: Path
+    ) -> None:
+        state = put(tmp_path / "a.jpg")
+        place = tmp_path / "a.jpg/b"
+        assert STORE.shares_moves_with(url_of(tmp_path), url_of(place)) in (True, False)
+        with pytest.raises(NotAFileError):
+            STORE.move(url_of(tmp_path / "a.jpg"), url_of(place / "a.jpg"), state)
+        assert names_in(tmp_path) == ["a.jpg"]
+
+    def test_parts_of_one_mount_that_are_disks_of_their_own_share_no_moves(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As the subvolumes of Btrfs: one mount, but nothing can be renamed from one to another.
+        (tmp_path / "subvolume").mkdir()
+        inode = os.stat(tmp_path / "subvolume").st_ino
+
+        def elsewhere(original: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+            def look(*args: Any, **kwargs: Any) -> os.stat_result:
+                status = original(*args, **kwargs)
+                if status.st_ino != inode:
+                    return status
+                return os.stat_result((*status[:2], status.st_dev + 1, *status[3:]))
+
+            return look
+
+        for name in ("stat", "fstat"):
+            monkeypatch.setattr(os, name, elsewhere(getattr(os, name)))
+        assert STORE.shares_moves_with(url_of(tmp_path), url_of(tmp_path / "subvolume")) is False
+
     def test_that_knows_no_files_without_names_can_be_used(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -551,6 +581,24 @@ class TestDisksThatMayOverwrite:
             STORE.move(url_of(tmp_path / "source/a.jpg"), url_of(tmp_path / "aside.jpg"), state)
         assert names_in(tmp_path / "source") == before
         assert not os.path.lexists(tmp_path / "aside.jpg")
+
+    def test_newer_file_survives_that_appears_when_one_is_put_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        state = put(tmp_path / "aside/a.jpg", b"old")
+        is_there, written = store_local._is_there, []
+
+        def appear_after(*args: Any) -> bool:
+            result = is_there(*args)
+            (tmp_path / "a.jpg").write_bytes(b"newer")
+            written.append(b"newer")
+            return result
+
+        monkeypatch.setattr(store_local, "_is_there", appear_after)
+        with suppress(DedupError, OSError):
+            STORE.put_back(url_of(tmp_path / "aside/a.jpg"), url_of(tmp_path / "a.jpg"), state)
+        found = {path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert found == {b"old", *written}
 
     @pytest.mark.parametrize("step", ["link", "rename"])
     def test_newer_file_survives_that_appears_while_the_old_one_is_moved(

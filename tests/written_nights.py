@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,8 +60,10 @@ def write_night(
     paths = [*noise, *groups, *(path for group in groups.values() for path in group)]
     contents = {path: f"image {path}".encode() * 20 for path in paths}
     storage.make_folder(source_url)
-    for path, content in contents.items():
-        assert store_of(source_url).create(storage.join(source_url, path), content)
+    store = store_of(source_url)
+    with ThreadPoolExecutor(16) as pool:
+        urls = [storage.join(source_url, path) for path in contents]
+        assert all(pool.map(store.create, urls, contents.values()))
     keeper_of = {path: keeper for keeper, group in groups.items() for path in group}
     cluster_of = {keeper: number for number, keeper in enumerate(groups)}
     rows = []

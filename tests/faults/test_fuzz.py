@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from botocore.exceptions import BotoCoreError
 
 from config import ActingSettings, ApplyConfig, ConfigError, load_apply_config, load_config
 from flows.acting import apply_manifest, purge_quarantine, undo_apply
@@ -71,15 +72,16 @@ def nasty_value(value: Any, rng: random.Random) -> Any:
 
 
 def refused_or(read: Callable[[], Any]) -> Any:
-    """The result, or None when the input was refused by an error that explains itself."""
+    """The result, or None when the input was refused by an error that the commands explain."""
     try:
         return read()
-    except (DedupError, ConfigError):
+    except (DedupError, ConfigError, OSError, BotoCoreError):
         return None
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> WrittenNight:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WrittenNight:
+    monkeypatch.setattr("tasks.apply07_carry_out.RETRY_DELAYS_SECONDS", ())
     return write_night(
         str(tmp_path), {"a/keeper.jpg": ["a/1.jpg", "a/2.jpg"], "b/keeper.jpg": ["b/1.jpg"]}
     )
@@ -172,7 +174,10 @@ def test_damaged_journal_is_refused(written: WrittenNight, number: int) -> None:
         path = rng.choice(list(segments))
         content = damaged(segments[path], rng)
         path.write_bytes(content)
-        if content != segments[path]:
+        said = refused_or(lambda path=path: parse_segment(path.read_bytes(), str(path)))
+        if said is not None:  # a newline less at the end says the same
+            assert said == parse_segment(segments[path], str(path))
+        else:
             assert summary.apply_id is not None
             with pytest.raises(DedupError):
                 undo_apply(summary.apply_id, written.workspace_url, ACTING)
@@ -208,8 +213,8 @@ def test_hostile_journal_moves_nothing_from_or_to_elsewhere(
                 record[name] = nasty_value(record[name], rng)
                 break
         try:
-            head = Head.model_validate(lines[0])
-            entries = tuple(Entry.model_validate(line) for line in lines[1:])
+            head = Head.model_validate_json(json.dumps(lines[0]))
+            entries = tuple(Entry.model_validate_json(json.dumps(line)) for line in lines[1:])
             content = to_lines(Segment(head, entries))
         except ValueError:
             continue

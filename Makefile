@@ -12,7 +12,7 @@ else
 ANNOY_FLAGS := -O3,-std=c++14,-DANNOYLIB_MULTITHREADED_BUILD
 endif
 
-.PHONY: help install demo test test-slow faults check lint bench lock clean
+.PHONY: help install demo test test-slow faults check lint bench bench-acting lock clean
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -50,6 +50,9 @@ check: lint test  ## lint, type-check and test
 
 bench: install  ## measure retrieval quality (DATA=folder with groups.csv)
 	$(BIN)/python -m benchmarks.quality $(DATA)
+
+bench-acting: install  ## measure quarantine and undo (PLACE=empty folder or S3 URL)
+	$(BIN)/python -m benchmarks.acting $(PLACE)
 
 lock:  ## choose the newest versions that work together and lock them
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

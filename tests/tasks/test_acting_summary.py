@@ -121,17 +121,17 @@ class TestRows:
     def test_of_what_was_done(self) -> None:
         found = summary(
             apply_id="night-1",
-            manifest_url="file:///work/manifest.parquet",
-            to_folder="file:///work/quarantine/night-1",
-            journal_url="file:///work/journal",
+            manifest_url="file:///data/manifest.parquet",
+            to_folder="file:///data/quarantine/night-1",
+            journal_url="file:///data/journal",
             guards=["complete night: complete (met)", "twins: none (met)"],
         )
         assert acting_rows(found) == [
             ("operation", "quarantine"),
             ("apply", "night-1"),
             ("source", "file:///images"),
-            ("manifest", "file:///work/manifest.parquet"),
-            ("goes to", "file:///work/quarantine/night-1"),
+            ("manifest", "file:///data/manifest.parquet"),
+            ("goes to", "file:///data/quarantine/night-1"),
             ("guard", "complete night: complete (met)"),
             ("guard", "twins: none (met)"),
             ("images to act on", "5 of 11,111 bytes"),
@@ -139,7 +139,7 @@ class TestRows:
             ("skipped", "2"),
             ("failed", "1"),
             ("bytes freed", "1"),
-            ("journal", "file:///work/journal"),
+            ("journal", "file:///data/journal"),
             ("refused", "'c.jpg': 'its keeper is gone'"),
             ("failed", "'d.jpg': 'OSError: [Errno 5] a fault'"),
         ]

@@ -67,6 +67,7 @@ def apply_manifest(config: ApplyConfig) -> ActingSummary:
     guards = check_guards(manifest, places, config)
     if not config.execute:
         journal = current_journal(places.journals_url, places.name)
+        entries = plan_actions(manifest, config, to_folder=places.to_folder(journal.apply_id))
         guards.append(lock_guard(places.lock_url))
     else:
         require_met(guards)
@@ -82,17 +83,16 @@ def apply_manifest(config: ApplyConfig) -> ActingSummary:
             allow_unlocked=config.guards.allow_unlocked or config.action == "copy",
         ) as held:
             journal = current_journal(places.journals_url, places.name)
-            execute(manifest, places, journal, held, config)
-    to_folder = places.to_folder(journal.apply_id)
+            entries = execute(manifest, places, journal, held, config)
     return summarize_acting(
         config.action,
-        plan_actions(manifest, config, to_folder=to_folder),
+        entries,
         journal.entries(config.action),
         apply_id=journal.apply_id,
         is_dry_run=not config.execute,
         source_url=places.source_url,
         manifest_url=manifest.url,
-        to_folder=to_folder if config.action != "permanent" else None,
+        to_folder=(places.to_folder(journal.apply_id) if config.action != "permanent" else None),
         journal_url=journal.url,
         guards=[str(guard) for guard in guards],
     )
@@ -121,8 +121,12 @@ def execute(
     journal: Journal,
     held: SourceLock,
     config: ApplyConfig,
-) -> None:
-    """Do what the manifest asks for, as far as the journal does not say that it is done."""
+) -> list[Entry]:
+    """Do what the manifest asks for, as far as the journal does not say that it is done.
+
+    Returns:
+        All that the manifest asks for.
+    """
     source, is_copy = store_of(places.source_url), config.action == "copy"
     verify = source.default_verification if config.verify == "auto" else config.verify
     is_content_read = verify == "content"
@@ -167,6 +171,7 @@ def execute(
         config.acting,
         tried={entry.image.url for entry in journal.entries(config.action)},
     )
+    return entries
 
 
 def undo_apply(apply_id: str, workspace_url: str, acting: ActingSettings) -> ActingSummary:

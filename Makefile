@@ -58,8 +58,8 @@ lock:  ## choose the newest versions that work together and lock them
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q $(UV)
 	$(BIN)/uv pip compile -q -U --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--no-header --no-emit-package annoy --extra weights --extra heif \
-		--group demo --group dev pyproject.toml -o requirements/lock.txt
+		--no-header --no-emit-package annoy --extra weights --extra heif --extra openvino \
+		--extra dask --extra ray --group demo --group dev pyproject.toml -o requirements/lock.txt
 	echo 'annoy==1.17.3' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate \
 		--no-header - -o requirements/annoy.txt
 	$(PIP) uninstall -q -y uv

@@ -110,11 +110,15 @@ class ExecutionSettings(Settings):
     images_per_shard: int = Field(default=64, ge=1)
     """Images that one embed task handles; more when a night would need over 1,000 shards."""
 
-    workers: int = Field(default=4, ge=1, le=256)
-    """Tasks that run at the same time."""
+    workers: int = Field(default=4, ge=1, le=4_096)
+    """Tasks that run at the same time; on a cluster, the number of its slots."""
 
-    task_runner: Literal["threads", "processes"] = "threads"
-    """Where they run: threads of one process, or a pool of processes."""
+    task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Where they run: threads of one process, a pool of processes, or a Dask or Ray cluster."""
+
+    cluster_address: str | None = Field(default=None, min_length=1)
+    """Address of a running Dask scheduler (`tcp://host:8786`) or Ray cluster
+    (`ray://host:10001`); by default one is started on this machine for the run."""
 
     batch_size: int = Field(default=8, ge=1, le=1_024)
     """Images in one forward pass."""
@@ -131,6 +135,14 @@ class ExecutionSettings(Settings):
     weights_path: str | None = None
     """A file with the VGG16 weights (Keras .h5 or the .onnx of the weights extra). Its content is
     verified, so the path does not change a result."""
+
+    @model_validator(mode="after")
+    def _cluster_address_of_a_cluster(self) -> Self:
+        if self.cluster_address is not None and self.task_runner not in ("dask", "ray"):
+            raise ValueError(
+                f"cluster_address needs task_runner dask or ray, found {self.task_runner}"
+            )
+        return self
 
 
 class DedupConfig(Settings):

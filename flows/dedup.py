@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 
 from config import ApplyConfig, DedupConfig
-from flows.fan_out import Failure, fan_out
+from flows.fan_out import Outcome, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
 from tasks.errors import NightIncompleteError, ServerError
@@ -95,7 +95,7 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
     for failure in outcome.failures:
         logger.error("shard %d failed: %r", failure.reference.number, failure.error)
     if outcome.failures:
-        message = describe_failures(outcome.failures, num_shards=len(shards))
+        message = describe_failures(outcome, num_shards=len(shards))
         if not config.allow_partial:
             raise NightIncompleteError(message)
         logger.warning("%s The manifest will say that the night is not complete.", message)
@@ -152,9 +152,10 @@ def hand_over(summary: Summary, config: DedupConfig) -> None:
     logger.info("started apply/main as %s", run.name)  # type: ignore[union-attr]
 
 
-def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str:
+def describe_failures(outcome: Outcome[Shard, FeatureFile], *, num_shards: int) -> str:
     """Name the failed shards with their causes in one line; of very many, only the first."""
-    num_images = sum(failure.reference.num_images for failure in failures)
+    failures, untried = outcome.failures, outcome.untried
+    missing = [failure.reference for failure in failures] + untried
     shards = "; ".join(
         f"shard {failure.reference.number} ({failure.reference.num_images} images from "
         f"{failure.reference.first_url}): {type(failure.error).__name__}: {failure.error}"
@@ -162,8 +163,11 @@ def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str
     )
     if len(failures) > MAX_FAILURES_NAMED:
         shards += f"; and {len(failures) - MAX_FAILURES_NAMED} more, each with a line in the log"
+    if untried:
+        shards += f"; after these, one after the other, {len(untried)} more were not tried"
     return (
-        f"{len(failures)} of {num_shards} shards failed, {num_images} images are not embedded: "
+        f"{len(failures)} of {num_shards} shards failed, "
+        f"{sum(shard.num_images for shard in missing)} images are not embedded: "
         f"{shards}. The others kept their work: the same run again embeds only what is missing."
     )
 

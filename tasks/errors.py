@@ -57,6 +57,10 @@ class ApprovalError(DedupError):
     """The run has not been approved, or was rejected."""
 
 
+class ClusterError(DedupError):
+    """The package of a task runner is not installed, or its cluster does not answer."""
+
+
 class ServerError(DedupError):
     """No Prefect server answers, or none can be started."""
 

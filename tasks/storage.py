@@ -31,12 +31,14 @@ _ATOMIC_PUT_PROTOCOLS = _BUCKET_PROTOCOLS | {"az", "abfs", "abfss", "memory"}
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-# fsspec multiplies these (attempts x operations), so an unplugged network fails within minutes.
+# Tries multiply: botocore's, s3fs's (which alone notices an answer that ends too early), and the
+# stage's around both. So the inner ones are few, and patience lies in the stage.
 _S3_CLIENT_CONFIG = {
     "connect_timeout": 10,
-    "read_timeout": 60,
-    "retries": {"max_attempts": 4, "mode": "standard"},
+    "read_timeout": 30,
+    "retries": {"max_attempts": 3, "mode": "standard"},
 }
+_S3_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
     if protocol in ("s3", "s3a"):
         # Other processes write to the same buckets: a cached listing would be stale.
-        return fsspec.filesystem(
+        fs = fsspec.filesystem(
             protocol,
             skip_instance_cache=True,
             use_listings_cache=False,
             config_kwargs=_S3_CLIENT_CONFIG,
         )
+        fs.retries = _S3_TRIES
+        return fs
     return fsspec.filesystem(protocol)
 
 

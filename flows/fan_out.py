@@ -187,10 +187,12 @@ def task_runner(execution: ExecutionSettings) -> TaskRunner[Any]:
         shape = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
         return dask.DaskTaskRunner(cluster_kwargs=shape)  # type: ignore[no-any-return]
     ray = _runner_package("ray")
+    # Ray prints what its workers say on standard output, where the summary goes.
+    quiet = {"log_to_driver": False}
     if address is not None:
-        return ray.RayTaskRunner(address=address)  # type: ignore[no-any-return]
+        return ray.RayTaskRunner(address=address, init_kwargs=quiet)  # type: ignore[no-any-return]
     shape = {"num_cpus": workers, "include_dashboard": False}
-    return ray.RayTaskRunner(init_kwargs=shape)  # type: ignore[no-any-return]
+    return ray.RayTaskRunner(init_kwargs=quiet | shape)  # type: ignore[no-any-return]
 
 
 def _runner_package(name: str) -> ModuleType:

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-SEARCH_DEPTHS = (8, 32, 0)
+SEARCH_DEPTHS = (16, 64, 0)
 """Cells that an item is in, tried one after the other until the recall is good enough; 0 compares
 every pair."""
 
@@ -74,15 +74,16 @@ def dedup(config: DedupConfig) -> Summary:
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
         feature_files = embed_shards(shards, config)
-    with stopwatch(seconds, "index"):
+    with stopwatch(seconds, "collect"):
         collection = collect_features(inventory, config)
-        build_index(collection, config)
     with stopwatch(seconds, "neighbors"):
         neighbors, clusters = search_neighbors(collection, config)
     with stopwatch(seconds, "cluster"):
         keepers = choose_keepers(clusters, collection, config)
     with stopwatch(seconds, "manifest"):
         manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config)
+    with stopwatch(seconds, "index"):
+        build_index(collection, config)  # for users to query; no decision waits for it
     num_embedded = sum(file.num_embedded for file in feature_files)
     summary = write_report(manifest, config, num_embedded, seconds)
     hand_over(summary, config)

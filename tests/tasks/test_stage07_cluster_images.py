@@ -10,13 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.cluster import DBSCAN
 
+from benchmarks.made_features import write_collection
 from config import DedupConfig
 from tasks import storage
 from tasks.cells import Cell
 from tasks.comparisons import unite
-from tasks.references import Cells, Collection, LinkFile
+from tasks.references import Cells, Collection, LinkFile, SearchRange
 from tasks.schemas import CLUSTERS, CORES, IMAGES
-from tasks.stage06_find_neighbors import core_table, cores_of_cell, link_table, links_of_cell
+from tasks.stage06_find_neighbors import (
+    core_table,
+    cores_of_cell,
+    find_cores,
+    find_neighbors,
+    link_table,
+    links_of_cell,
+    mark_cores,
+    plan_cells,
+)
 from tasks.stage07_cluster_images import (
     are_large,
     cluster_images,
@@ -268,6 +278,41 @@ def test_sample_of_items_is_sorted_unique_and_the_same_for_the_same_seed() -> No
 @pytest.mark.parametrize("num_samples", [3, 4])
 def test_sample_of_few_items_is_all_of_them(num_samples: int) -> None:
     assert sample_items(3, num_samples, seed=0).tolist() == [0, 1, 2]
+
+
+def clustered_in_cells(folder: Path, min_samples: int, num_searches: int, workers: int) -> bytes:
+    """The cluster file of 900 made-up images in cells, searched in so many parts."""
+    collection = write_collection(folder, 900)
+    config = DedupConfig(
+        source_url=str(folder),
+        workspace_url=str(folder),
+        neighbors={"exact_up_to": 0},
+        clusters={"min_samples": min_samples},
+        execution={"workers": workers},
+    )
+    bounds = np.linspace(0, 900, num_searches + 1).astype(int).tolist()
+    searches = [SearchRange(start, stop) for start, stop in pairwise(bounds)]
+    cells = plan_cells.fn(collection, 4, config)
+    if min_samples > 2:
+        cores = [find_cores.fn(search, cells, collection, config) for search in searches]
+        cells = mark_cores.fn(cores, cells)
+    links = [find_neighbors.fn(search, cells, collection, config) for search in searches]
+    clusters = cluster_images.fn(links[::-1], cells, collection, config)
+    assert measure_recall.fn(clusters, cells, collection, config) > 0.9
+    return storage.read_bytes(clusters.url)
+
+
+@pytest.mark.parametrize("min_samples", [2, 3])
+def test_clusters_have_the_same_bytes_however_the_search_is_cut(
+    tmp_path: Path, min_samples: int
+) -> None:
+    found = set()
+    for num_searches, workers in [(1, 1), (7, 4), (60, 2)]:
+        folder = tmp_path / str(num_searches)
+        folder.mkdir()
+        found.add(clustered_in_cells(folder, min_samples, num_searches, workers))
+
+    assert len(found) == 1
 
 
 @pytest.mark.parametrize("cores", [None, [0, 1]])

@@ -260,8 +260,11 @@ def test_approximate_search_decides_as_the_exact_one(
     assert manifest_of(approximate) == manifest_of(done[0])
 
 
-def test_search_that_finds_too_little_goes_exact(tmp_path: Path) -> None:
-    # Twins so far apart in so many dimensions that their nearest pivots may well differ.
+def test_search_that_finds_too_little_goes_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In one cell each; and the twins are so far apart that their nearest pivots may well differ.
+    monkeypatch.setattr("flows.dedup.SEARCH_DEPTHS", (1, 0))
     rng = np.random.default_rng(0)
     one_of_each = normalize_features(rng.random((1_500, 512), np.float32), power=1.0)
     noise = rng.normal(0, 0.008, one_of_each.shape).astype(np.float32)

@@ -6,6 +6,7 @@ cell of its nearest pivot and a guest in those of the next nearest, and the item
 are compared with all items in it.
 """
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ def iterate_cells(cells_url: str, start: int, stop: int) -> Iterator[Cell]:
         start: First of them, counted over all cells.
         stop: End of them.
     """
-    (home_ends, home), (guest_ends, guests) = _read_lists(cells_url)
+    with _reading:
+        (home_ends, home), (guest_ends, guests) = _read_lists(cells_url)
     for number in range(np.searchsorted(home_ends, start, side="right") - 1, len(home_ends) - 1):
         first, last = home_ends[number], home_ends[number + 1]
         if first >= stop:
@@ -176,6 +178,9 @@ def iterate_cells(cells_url: str, start: int, stop: int) -> Iterator[Cell]:
             earlier=home[first:begin],
             guests=guests[guest_ends[number] : guest_ends[number + 1]],
         )
+
+
+_reading = threading.Lock()  # else every thread of a pool would read them at its start
 
 
 @lru_cache(maxsize=1)

@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from config import DedupConfig
-from tasks import storage
+from tasks import blas, storage
 from tasks.cells import (
     Cell,
     cells_of_range,
@@ -43,7 +42,7 @@ def plan_cells(collection: Collection, depth: int, config: DedupConfig) -> Cells
     settings = config.neighbors
     features = open_features(collection.features_url)
     cells = []
-    with threadpool_limits(1, "blas"):
+    with blas.one_thread():
         for start, stop in read_partitions(collection.images_url):
             if depth == 0 or stop - start <= settings.exact_up_to:
                 cells.append(one_cell(start, stop))
@@ -71,7 +70,7 @@ def find_cores(
     """Publish the core items of a search range."""
     features = open_features(collection.features_url)
     eps, min_samples = config.neighbors.eps, config.clusters.min_samples
-    with threadpool_limits(1, "blas"):
+    with blas.one_thread():
         found = [
             cores_of_cell(features, cell, eps=eps, min_samples=min_samples)
             for cell in iterate_cells(cells.url, search.start, search.stop)
@@ -98,7 +97,7 @@ def find_neighbors(
     """Publish what the pairs within eps of a search range connect."""
     features = open_features(collection.features_url)
     is_core = core_mask(cells)
-    with threadpool_limits(1, "blas"):
+    with blas.one_thread():
         found = [
             links_of_cell(features, cell, is_core, eps=config.neighbors.eps)
             for cell in iterate_cells(cells.url, search.start, search.stop)

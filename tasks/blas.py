@@ -1,0 +1,39 @@
+"""Keeps BLAS from starting threads of its own where tasks run side by side already."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+
+class _Limit:
+    """One limit for all tasks of a process: the setting of a BLAS library is global."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        with self._lock:
+            if self._num_users == 0:
+                self._limits = threadpool_limits(1, "blas")
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_users -= 1
+                if self._num_users == 0:
+                    self._limits.restore_original_limits()
+
+
+_limit = _Limit()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give each matrix product one thread until the last task that asked for it is done."""
+    with _limit.hold():
+        yield

@@ -15,7 +15,8 @@ class _Limit:
         self._num_users = 0
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
+    def one_thread(self) -> Iterator[None]:
+        """Give each matrix product one thread until the last who asked for it is done."""
         with self._lock:
             if self._num_users == 0:
                 self._limits = threadpool_limits(1, "blas")
@@ -29,11 +30,4 @@ class _Limit:
                     self._limits.restore_original_limits()
 
 
-_limit = _Limit()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Give each matrix product one thread until the last task that asked for it is done."""
-    with _limit.hold():
-        yield
+one_thread = _Limit().one_thread

@@ -217,6 +217,20 @@ def line(run: Figures) -> str:
     )
 
 
+def read_figures(path: Path | None) -> Figures:
+    """The figures of earlier calls: sizes can be measured one by one."""
+    if path is None or not path.exists():
+        return {"runs": [], "scikit": []}
+    figures: Figures = json.loads(path.read_text())
+    return figures
+
+
+def with_size(runs: list[Figures], run: Figures) -> list[Figures]:
+    """Put a run among others, in place of an earlier one of its size."""
+    others = [other for other in runs if other["images"] != run["images"]]
+    return sorted([*others, run], key=lambda each: each["images"])
+
+
 def main() -> None:
     """Measure, print a table, and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -224,20 +238,21 @@ def main() -> None:
     parser.add_argument("--scikit", type=int, nargs="*", default=SCIKIT_SIZES)
     parser.add_argument("--min-samples", type=int, default=2)
     parser.add_argument("--index", action="store_true", help="build the Annoy index too")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file to add the figures to")
     args = parser.parse_args()
     settings = {"clusters": {"min_samples": args.min_samples}}
-    runs, comparisons = [], []
+    figures = read_figures(args.json)
     print(HEADER, flush=True)
     for num_items in args.sizes:
-        runs.append(in_own_process(measure, num_items, settings, with_index=args.index))
-        print(line(runs[-1]), flush=True)
-    exponent = growth(runs)
+        run = in_own_process(measure, num_items, settings, with_index=args.index)
+        figures["runs"] = with_size(figures["runs"], run)
+        print(line(run), flush=True)
+    exponent = growth(figures["runs"])
     if exponent is not None:
-        print(f"seconds grow like images ** {exponent:.2f}")
+        print(f"seconds from features to clusters grow like images ** {exponent:.2f}")
     for num_items in args.scikit:
-        comparisons.append(in_own_process(compare, num_items))
-        found = comparisons[-1]
+        found = in_own_process(compare, num_items)
+        figures["scikit"] = with_size(figures["scikit"], found)
         print(
             f"{num_items:,} images, all pairs: {found['seconds']:.1f} s, "
             f"{found['peak_bytes'] / 2**30:.2f} GiB; scikit-learn {found['seconds_scikit']:.1f} s, "
@@ -246,8 +261,7 @@ def main() -> None:
             flush=True,
         )
     if args.json:
-        figures = {"runs": runs, "growth_exponent": exponent, "scikit": comparisons}
-        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+        args.json.write_text(json.dumps(figures | {"growth_exponent": exponent}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -146,11 +146,11 @@ def count_at_least(features: Features, labels: NDArray[np.int32], eps: float) ->
     return num_apart
 
 
-def compare(num_items: int) -> Figures:
+def compare(num_items: int, settings: dict[str, Any]) -> Figures:
     """Run scikit-learn's DBSCAN, and ours with everything compared, on one made-up night."""
     with tempfile.TemporaryDirectory(prefix="neighbors-") as name:
         collection = write_collection(Path(name), num_items)
-        config = config_of(Path(name))
+        config = config_of(Path(name), **settings)
         seconds: dict[str, float] = {}
         started = time.perf_counter()
         clusters, _ = find_clusters(collection, config, 0, seconds)
@@ -251,7 +251,7 @@ def main() -> None:
     if exponent is not None:
         print(f"seconds from features to clusters grow like images ** {exponent:.2f}")
     for num_items in args.scikit:
-        found = in_own_process(compare, num_items)
+        found = in_own_process(compare, num_items, settings)
         figures["scikit"] = with_size(figures["scikit"], found)
         print(
             f"{num_items:,} images, all pairs: {found['seconds']:.1f} s, "

@@ -74,23 +74,21 @@ class NeighborSettings(Settings):
     """Largest cosine distance that joins two images."""
 
     exact_up_to: int = Field(default=20_000, ge=0)
-    """Partitions of at most this many images are compared exactly, larger ones by the index."""
+    """In partitions of at most this many images all pairs are compared, in larger ones those of
+    images that are near the same few others."""
 
     min_recall: float = Field(default=0.999, ge=0.0, le=1.0)
-    """Share of the pairs within eps that the search must find; below it the search deepens and
+    """Share of the pairs within eps that the clusters must honour; below it the search deepens and
     in the end compares everything."""
 
     num_recall_samples: int = Field(default=1_000, ge=1)
     """Images compared against all others by brute force to measure that share."""
 
     n_trees: int = Field(default=30, ge=1, le=1_000)
-    """Trees of the Annoy index."""
-
-    search_k: int = Field(default=-1, ge=-1)
-    """Nodes Annoy inspects for a query; -1 lets it choose (n_trees times neighbours asked for)."""
+    """Trees of the Annoy index, which is there to be queried and decides nothing."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the index and of the recall sample."""
+    """Seed of the search, of the recall sample and of the index."""
 
 
 class ClusterSettings(Settings):
@@ -124,7 +122,8 @@ class ExecutionSettings(Settings):
     """Images in one forward pass."""
 
     items_per_search: int = Field(default=4_096, ge=1)
-    """Items whose neighbours one search task finds."""
+    """Items that one search task compares with others; more when a night would need over 1,000
+    tasks."""
 
     max_retries: int = Field(default=2, ge=0, le=10)
     """How often a shard is tried again after a fault that can pass."""

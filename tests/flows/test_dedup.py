@@ -111,7 +111,9 @@ def test_summary_counts_the_night(done: tuple[Summary, Path]) -> None:
         "num_ignored": {},
     }
     assert summary.bytes_saved > 0
-    assert list(summary.seconds) == ["list", "embed", "index", "neighbors", "cluster", "manifest"]
+    assert list(summary.seconds) == [
+        *("list", "embed", "collect", "neighbors", "cluster", "manifest", "index")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -273,14 +275,17 @@ def test_approximate_search_decides_as_the_exact_one(
     assert manifest_of(approximate) == manifest_of(done[0])
 
 
-def test_search_that_finds_too_little_goes_exact(tmp_path: Path) -> None:
-    # More items than fit a leaf of Annoy's only tree, in pairs that the split may well part.
+def test_search_that_finds_too_little_goes_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In one cell each; and the twins are so far apart that their nearest pivots may well differ.
+    monkeypatch.setattr("flows.dedup.SEARCH_DEPTHS", (1, 0))
     rng = np.random.default_rng(0)
     one_of_each = normalize_features(rng.random((1_500, 512), np.float32), power=1.0)
     noise = rng.normal(0, 0.008, one_of_each.shape).astype(np.float32)
     twins = normalize_features(np.abs(one_of_each + noise), power=1.0)
     already_embedded(tmp_path, np.concatenate([one_of_each, twins]))
-    search = {"exact_up_to": 0, "n_trees": 1, "search_k": 1, "eps": 0.02}
+    search = {"exact_up_to": 0, "n_trees": 1, "eps": 0.02}
     urls = (tmp_path / "source", tmp_path / "workspace")
 
     poor = run(*urls, neighbors=search | {"min_recall": 0.0})

@@ -45,7 +45,7 @@ def images_of(*rows: dict[str, Any]) -> pa.Table:
 
 def clusters_of(labels: dict[str, int]) -> pa.Table:
     rows = [
-        {"image_id": f"id-{name}", "cluster_id": label, "num_neighbors": 0}
+        {"image_id": f"id-{name}", "cluster_id": label, "is_core": label >= 0}
         for name, label in labels.items()
     ]
     return pa.Table.from_pylist(rows, CLUSTERS)
@@ -178,7 +178,7 @@ class TestWriteManifest:
     @pytest.fixture
     def metadata(self, place: str) -> dict[str, str]:
         """What the manifest of a partial night says of itself."""
-        return self.write(place, num_missing=1, neighbors=Neighbors((), recall=0.9995, depth=8))
+        return self.write(place, num_missing=1, neighbors=Neighbors(recall=0.9995, depth=8))
 
     def write(self, place: str, *, num_missing: int, neighbors: Neighbors) -> dict[str, str]:
         place = storage.absolute_url(place)
@@ -226,7 +226,7 @@ class TestWriteManifest:
         }
 
     def test_digest_covers_what_it_says_of_itself(self, tmp_path: Path) -> None:
-        exact = Neighbors((), recall=1.0, depth=0)
+        exact = Neighbors(recall=1.0, depth=0)
         digests = [
             self.write(str(tmp_path / name), num_missing=num_missing, neighbors=exact)["digest"]
             for name, num_missing in (("a", 0), ("b", 0), ("c", 1))
@@ -234,6 +234,6 @@ class TestWriteManifest:
         assert digests[0] == digests[1] != digests[2]
 
     def test_says_when_the_night_was_complete_and_the_search_exact(self, tmp_path: Path) -> None:
-        neighbors = Neighbors((), recall=1.0, depth=0)
+        neighbors = Neighbors(recall=1.0, depth=0)
         metadata = self.write(str(tmp_path), num_missing=0, neighbors=neighbors)
         assert (metadata["is_complete"], metadata["is_search_exact"]) == ("true", "true")

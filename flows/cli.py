@@ -169,6 +169,21 @@ def show(
             _print_summary(manifest.summary, as_json)
 
 
+@app.command()
+def compact(
+    workspace: Annotated[
+        str, typer.Option(help="Workspace whose feature files are merged: a path or an S3 URL.")
+    ],
+) -> None:
+    """Merge the small feature files of many nights into few large ones, beside running nights."""
+    with explained_errors():
+        from tasks.compact_features import compact_features
+
+        show_own_log()
+        for store in compact_features(workspace):
+            sys.stdout.write(f"{store.num_files_before} -> {store.num_files}  {store.store_url}\n")
+
+
 def _prepare_environment() -> None:
     """Defaults for Prefect, read when it is imported; what the user has set wins."""
     defaults = {

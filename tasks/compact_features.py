@@ -82,14 +82,8 @@ def compact_store(store_url: str, rows_per_file: int = ROWS_PER_FILE) -> Compact
         small = [file for file in files if file and 2 * file.num_rows < rows_per_file]
         for batch in batches(small, rows_per_file):
             merge(batch, store_url, pool)
-    compaction = Compaction(store_url, len(urls), len(storage.list_parquet(store_url)))
-    logger.info(
-        "%d feature files, %d before: %s",
-        compaction.num_files,
-        compaction.num_files_before,
-        store_url,
-    )
-    return compaction
+            logger.info("merged %d feature files of %s", len(batch), store_url)
+    return Compaction(store_url, len(urls), len(storage.list_parquet(store_url)))
 
 
 def look_at(store_url: str, url: str) -> SmallFile | None:
@@ -112,11 +106,13 @@ def batches(files: Iterable[SmallFile], rows_per_file: int) -> Iterator[list[Sma
     ordered = sorted(files, key=lambda file: (file.metadata, file.first_url, file.url))
     for _, of_one_kind in itertools.groupby(ordered, key=lambda file: file.metadata):
         batch: list[SmallFile] = []
+        num_rows = 0
         for file in of_one_kind:
             batch.append(file)
-            if sum(other.num_rows for other in batch) >= rows_per_file:
+            num_rows += file.num_rows
+            if num_rows >= rows_per_file:
                 yield batch
-                batch = []
+                batch, num_rows = [], 0
         yield batch
 
 

@@ -77,7 +77,10 @@ def manifest_table(
         A table of `schemas.MANIFEST`, sorted by URL.
     """
     cluster = pc.index_in(images["image_id"], value_set=clusters["image_id"])
-    removal = pc.index_in(images["image_id"], value_set=keepers["image_id"])
+    is_skipped = pc.is_valid(images["error"])
+    removal = pc.if_else(
+        is_skipped, None, pc.index_in(images["image_id"], value_set=keepers["image_id"])
+    )
     twin = pc.index_in(keepers["keeper_id"], value_set=images["image_id"]).take(removal)
     if twin.null_count != removal.null_count:
         num_unknown = twin.null_count - removal.null_count
@@ -85,7 +88,7 @@ def manifest_table(
     cluster_id = pc.fill_null(clusters["cluster_id"].take(cluster), -1)
     distance = keepers["distance"].take(removal)
     is_copy = pc.equal(images["sha256"], images["sha256"].take(twin))
-    is_skipped, is_removed = pc.is_valid(images["error"]), pc.is_valid(removal)
+    is_removed = pc.is_valid(removal)
     kept_because = pc.if_else(pc.equal(cluster_id, -1), "unique", "keeper")
     reason = pc.case_when(
         pc.make_struct(is_skipped, is_removed),

@@ -1,7 +1,8 @@
 """What a row costs outside of embedding and searching: python -m benchmarks.rows [IMAGES] [FILES].
 
 Lays out IMAGES files of a few bytes and a feature store of FILES files for them, runs each stage
-that handles rows in a process of its own, and prints its seconds and its peak memory.
+that handles rows in a process of its own, and prints its seconds and its peak memory. Then the
+store is compacted, and what reads it is measured again.
 """
 
 import resource
@@ -18,6 +19,7 @@ import pyarrow as pa
 from benchmarks.synthetic_night import fill_store, lay_out_files
 from config import DedupConfig
 from tasks import storage
+from tasks.compact_features import compact_features
 from tasks.manifests import read_manifest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
 from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
@@ -80,6 +82,10 @@ def collect_step(folder: str) -> None:
     collect_features.fn(inventory_of(folder), config_of(folder))
 
 
+def compact_step(folder: str) -> None:
+    compact_features(config_of(folder).workspace_url)
+
+
 def decide_step(folder: str) -> None:
     """Not a stage: clusters and keepers as the search would have left them."""
     collection = collection_of(folder)
@@ -139,6 +145,9 @@ STEPS: dict[str, Callable[[str], None]] = {
     "write_manifest": manifest_step,
     "write_report": report_step,
     "read_manifest": read_step,
+    "compact": compact_step,
+    "plan_shards again": plan_step,
+    "collect again": collect_step,
 }
 
 

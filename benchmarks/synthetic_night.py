@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from config import FeatureSettings
 from tasks import storage
@@ -16,6 +17,16 @@ from tasks.stage01_list_images import image_id
 from tasks.storage import StoredFile
 
 FILES_PER_FOLDER = 1_000
+
+
+def read_pictures(folder: Path) -> Iterator[Image.Image]:
+    """The pictures of a folder that can be read, in the order of their names."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        try:
+            with Image.open(path) as picture:
+                yield picture.convert("RGB")
+        except OSError:
+            continue
 
 
 def lay_out_files(folder: Path, num_images: int) -> None:

@@ -1,5 +1,6 @@
 """The `dedup` command. Exit status: 0 done, 1 failed, 2 wrong usage."""
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -133,7 +134,8 @@ def run(
         fail(str(error), EXIT_USAGE)
     settings = settings.for_night(day.date() if day else _today(settings))
     with explained_errors(), _shown_progress():
-        ensure_server()
+        # Importing the stages takes about as long as the server takes to start.
+        ensure_server(meanwhile=lambda: importlib.import_module("flows.dedup"))
         from flows.dedup import dedup
 
         summary = dedup(settings)

@@ -25,6 +25,10 @@ class ArtifactError(DedupError):
     """An artifact on storage is not what the stage that reads it expects."""
 
 
+class MissingArtifactError(ArtifactError):
+    """There is no artifact where one is expected."""
+
+
 class WeightsError(DedupError):
     """The VGG16 weights are missing or are not the ImageNet weights."""
 

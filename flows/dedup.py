@@ -16,6 +16,7 @@ from flows.fan_out import Failure, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
 from tasks.errors import NightIncompleteError, ServerError
+from tasks.machine import resolved, this_machine
 from tasks.references import Collection, FeatureFile, Index, Neighbors, SearchRange, Shard
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
@@ -52,6 +53,8 @@ def dedup(config: DedupConfig) -> Summary:
     prepare_logs()
     scheduled = flow_run.scheduled_start_time.astimezone(ZoneInfo(config.time_zone))
     config = config.for_night(scheduled.date())
+    # From here on the run names the number format that it computes in.
+    config = config.model_copy(update={"features": resolved(config.features, this_machine())})
     seconds: dict[str, float] = {}
     with stopwatch(seconds, "list"):
         inventory = list_images(config)

@@ -1,10 +1,11 @@
 """How well features tell same from different: `python -m benchmarks.quality FOLDER`.
 
-The folder holds a groups.csv whose first two columns are a path and the group it belongs to. Two
-ways of getting features are compared on the same images: ours (reduced JPEG decoding, our batches)
-and the plain one (full decoding, Keras's own preprocessing and pooling).
+The folder holds a groups.csv whose first two columns are a path and the group it belongs to.
+`--plain` adds the plain way of getting features on the same images: full decoding, Keras's own
+preprocessing and pooling, in float32 at 224 pixels.
 """
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from config import DedupConfig, FeatureSettings
+from tasks.memo import FeatureMemo
 from tasks.quiet_tensorflow import tensorflow
 from tasks.stage03_embed_shard import embed_images, embed_pixels
-from tasks.vgg16 import normalize_features
+from tasks.vgg16 import normalize_features, usual_batch_size
 from tasks.weights import LAYERS, find_weights
 
 Features = NDArray[np.float32]
@@ -24,13 +26,16 @@ Features = NDArray[np.float32]
 
 def main() -> int:
     """Print one line per way of getting features."""
-    if len(sys.argv) < 2:
-        print("usage: python -m benchmarks.quality FOLDER [float32|bfloat16] [IMAGE_SIZE]")
-        return 2
-    folder = Path(sys.argv[1])
-    settings = FeatureSettings.model_validate(
-        {"dtype": sys.argv[2] if len(sys.argv) > 2 else "float32"}
-        | ({"image_size": int(sys.argv[3])} if len(sys.argv) > 3 else {})
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--engine", default="tensorflow")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--plain", action="store_true", help="compare with plain Keras")
+    options = parser.parse_args()
+    folder = options.folder
+    settings = FeatureSettings(
+        engine=options.engine, dtype=options.dtype, image_size=options.image_size
     )
     with (folder / "groups.csv").open(newline="") as file:
         rows = [(row[0], row[1]) for row in list(csv.reader(file))[1:]]
@@ -38,10 +43,11 @@ def main() -> int:
     groups = np.unique([group for _, group in rows], return_inverse=True)[1]
     print(f"{len(paths)} images in {groups.max() + 1} groups: {folder.name}")
     ours = our_features(paths, settings)
-    print(f"this project   {describe(ours, groups)}")
-    if settings == FeatureSettings():
+    name = f"{settings.engine} {settings.dtype} {settings.image_size}"
+    print(f"{name:24}  {describe(ours, groups)}")
+    if options.plain:
         plain = plain_features(paths)
-        print(f"plain Keras    {describe(plain, groups)}")
+        print(f"{'plain Keras':24}  {describe(plain, groups)}")
         moved = 1 - np.einsum("ij,ij->i", ours, plain)
         print(f"largest cosine distance between the two features of an image: {moved.max():.5f}")
     return 0
@@ -64,7 +70,8 @@ def our_features(paths: list[Path], settings: FeatureSettings) -> Features:
         read=lambda url: Path(url).read_bytes(),
         embed=lambda pixels: embed_pixels(pixels, config),
         settings=settings,
-        batch_size=config.execution.batch_size,
+        batch_size=usual_batch_size(settings.engine),
+        memo=FeatureMemo(),
     )
     return np.stack([row["feature"] for row in rows])
 

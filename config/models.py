@@ -57,14 +57,25 @@ class FeatureSettings(Settings):
     image_size: int = Field(default=224, ge=32, le=1024)
     """Side in pixels of the square that VGG16 sees."""
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the forward pass. bfloat16 is faster where the processor has it."""
+    engine: Literal["tensorflow", "openvino"] = "tensorflow"
+    """What runs VGG16. `openvino` needs the extra of that name and runs on the processor only."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Number format of the forward pass. `auto` is bfloat16 where the machine that runs the flow
+    computes in it, else float32; from there on the run names the format that it chose. `int8` goes
+    with `openvino`."""
 
     max_image_pixels: int = Field(default=89_478_485, ge=1)
     """An image with more pixels is taken for a decompression bomb and becomes an error row."""
 
     max_file_bytes: int = Field(default=268_435_456, ge=1)
     """A larger file is not read and becomes an error row."""
+
+    @model_validator(mode="after")
+    def _int8_goes_with_openvino(self) -> Self:
+        if self.dtype == "int8" and self.engine != "openvino":
+            raise ValueError(f"dtype int8 goes with engine openvino, found {self.engine}")
+        return self
 
 
 class NeighborSettings(Settings):
@@ -118,8 +129,8 @@ class ExecutionSettings(Settings):
     """Address of a running Dask scheduler (`tcp://host:8786`) or Ray cluster
     (`ray://host:10001`); by default one is started on this machine for the run."""
 
-    batch_size: int = Field(default=8, ge=1, le=1_024)
-    """Images in one forward pass."""
+    batch_size: int | None = Field(default=None, ge=1, le=1_024)
+    """Images in one forward pass; by default 8 on a processor and 64 on a GPU."""
 
     items_per_search: int = Field(default=4_096, ge=1)
     """Items that one search task compares with others; more when a night would need over 1,000

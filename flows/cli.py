@@ -78,7 +78,10 @@ def run(
         list[str] | None,
         typer.Option(help="File ending that counts as an image; repeatable. '*' takes every file."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    engine: Annotated[str | None, typer.Option(help="tensorflow or openvino.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32, bfloat16, or int8 with openvino.")
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels of what VGG16 sees.")
     ] = None,
@@ -118,7 +121,7 @@ def run(
             "price_per_image": price_per_image,
             "allow_partial": allow_partial or None,
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
-            "features": {"dtype": dtype, "image_size": image_size},
+            "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
             "neighbors": {"eps": eps},
             "clusters": {"min_samples": min_samples, "keepers": keepers},
             "execution": {

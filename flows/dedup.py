@@ -17,6 +17,7 @@ from flows.fan_out import Outcome, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
 from tasks.errors import NightIncompleteError, ServerError
+from tasks.machine import resolved, this_machine
 from tasks.references import (
     Cells,
     Clusters,
@@ -68,6 +69,8 @@ def dedup(config: DedupConfig) -> Summary:
     prepare_logs()
     scheduled = flow_run.scheduled_start_time.astimezone(ZoneInfo(config.time_zone))
     config = config.for_night(scheduled.date())
+    # From here on the run names the number format that it computes in.
+    config = config.model_copy(update={"features": resolved(config.features, this_machine())})
     seconds: dict[str, float] = {}
     with stopwatch(seconds, "list"):
         inventory = list_images(config)

@@ -33,6 +33,10 @@ class WeightsError(DedupError):
     """The VGG16 weights are missing or are not the ImageNet weights."""
 
 
+class EngineError(DedupError):
+    """The engine is not installed, or this machine does not compute in the number format."""
+
+
 class UnreadableImageError(DedupError):
     """The bytes of one image cannot be decoded; becomes an error row, never a failed run."""
 

@@ -17,6 +17,7 @@ from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.images import DECODER
 from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION, fingerprint
+from tasks.vgg16_openvino import QUANTIZATION_DIGEST
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,14 @@ MAX_BYTES_AHEAD = 256 * 2**20
 
 
 def feature_fingerprint(settings: FeatureSettings) -> str:
-    """Name everything that shapes a feature: weights, settings and code."""
+    """Name everything that shapes a feature: weights, settings, 8-bit ranges and code."""
     shaping = settings.model_dump(mode="json")
     if settings.pooling != "gem":
         del shaping["gem_p"]
+    if settings.engine == "tensorflow":
+        del shaping["engine"]  # so features of the time before there were two are still found
+    if settings.dtype == "int8":
+        shaping["quantization"] = QUANTIZATION_DIGEST
     return fingerprint(WEIGHTS_DIGEST, shaping, STAGE_VERSION, SCHEMA_VERSION)
 
 

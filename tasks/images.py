@@ -150,7 +150,7 @@ def sharpness_of(luma: NDArray[np.uint8]) -> float:
     Returns:
         At least 0, and 0 for a flat image; float32 precision.
     """
-    variance = float(luma.var(dtype=np.float64))
+    variance = _variance(luma.astype(np.int16))
     return float(np.float32(laplacian_variance(luma) / variance)) if variance else 0.0
 
 
@@ -163,9 +163,18 @@ def laplacian_variance(luma: NDArray[np.uint8]) -> float:
     Returns:
         The variance over the inner `(H-2, W-2)` pixels, 0 for a flat image; float32 precision.
     """
-    y = luma.astype(np.int32)
-    laplacian = y[:-2, 1:-1] + y[2:, 1:-1] + y[1:-1, :-2] + y[1:-1, 2:] - 4 * y[1:-1, 1:-1]
-    return float(np.float32(laplacian.var()))
+    y = luma.astype(np.int16)
+    laplacian = -4 * y[1:-1, 1:-1]
+    for neighbors in (y[:-2, 1:-1], y[2:, 1:-1], y[1:-1, :-2], y[1:-1, 2:]):
+        laplacian += neighbors  # in place: fresh arrays would take most of the time
+    return float(np.float32(_variance(laplacian)))
+
+
+def _variance(values: NDArray[np.int16]) -> float:
+    # In whole numbers, which is exact and a few times faster than numpy's var.
+    total = int(values.sum(dtype=np.int64))
+    squares = int(np.square(values, dtype=np.int32).sum(dtype=np.int64))
+    return (squares * values.size - total * total) / values.size**2
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:

@@ -30,10 +30,19 @@ def _tensorflow() -> Any:
 
         # Standard output belongs to `dedup --json`; Keras would draw its progress bars there.
         tensorflow.keras.utils.disable_interactive_logging()
-        for gpu in tensorflow.config.list_physical_devices("GPU"):
-            # The default takes all memory of the GPU, and a second worker would get none.
-            tensorflow.config.experimental.set_memory_growth(gpu, True)
+        _prepare_gpus(tensorflow)
     return tensorflow
+
+
+def _prepare_gpus(tensorflow: Any) -> None:
+    gpus = tensorflow.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        # The default takes all memory of the GPU, and a second worker would get none.
+        tensorflow.config.experimental.set_memory_growth(gpu, True)
+    if gpus:
+        # A GPU would round float32 to 10 bits, and pick its algorithms by how fast they ran.
+        tensorflow.config.experimental.enable_tensor_float_32_execution(False)
+        tensorflow.config.experimental.enable_op_determinism()
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,34 +15,41 @@ from numpy.typing import NDArray
 from config import DedupConfig, FeatureSettings
 from tasks import storage
 from tasks.errors import UnreadableImageError
-from tasks.feature_store import GONE, feature_metadata, store_url
+from tasks.feature_store import GONE, feature_fingerprint, feature_metadata, store_url
 from tasks.images import decode_image
+from tasks.machine import named_format
+from tasks.memo import Embed, Feature, FeatureMemo, Pixels, feature_memo
 from tasks.references import FeatureFile, Shard
 from tasks.schemas import FEATURES, fingerprint
 from tasks.stage import stage
 from tasks.stage02_plan_shards import read_shard
-from tasks.vgg16 import normalize_features, pool_maps, vgg16_maps
+from tasks.vgg16 import normalize_features, pool_maps, usual_batch_size, vgg16_maps
 
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 """One row of a table of `schemas.FEATURES`."""
 
-Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""`(N, S, S, 3)` uint8 RGB to `(N, 512)` float32 features."""
+Read = Callable[[str], bytes]
+"""The bytes of a URL."""
+
+READERS_PER_SHARD = 2
+"""Threads that read and decode while the shard before them waits for the model."""
 
 
 @stage("embed_shard", run_name="embed_shard-{shard.number}")
 def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
     """Publish the feature file of one shard."""
     started = time.perf_counter()
+    named_format(config.features)  # before anything is written under a format that has no name
     images = read_shard(shard).to_pylist()
     rows = embed_images(
         images,
         read=storage.read_bytes,
         embed=lambda pixels: embed_pixels(pixels, config),
         settings=config.features,
-        batch_size=config.execution.batch_size,
+        batch_size=config.execution.batch_size or usual_batch_size(config.features.engine),
+        memo=feature_memo(feature_fingerprint(config.features)),
     )
     table = pa.Table.from_pylist(rows, schema=FEATURES)
     table = table.replace_schema_metadata(feature_metadata(config.features))
@@ -66,12 +75,12 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
     )
 
 
-def embed_pixels(pixels: NDArray[np.uint8], config: DedupConfig) -> NDArray[np.float32]:
+def embed_pixels(pixels: Pixels, config: DedupConfig) -> NDArray[np.float32]:
     """Turn decoded images into features.
 
     Args:
         pixels: `(N, S, S, 3)` uint8 RGB.
-        config: How.
+        config: How; its number format has a name.
 
     Returns:
         `(N, 512)` float32, of unit length.
@@ -79,8 +88,9 @@ def embed_pixels(pixels: NDArray[np.uint8], config: DedupConfig) -> NDArray[np.f
     settings = config.features
     maps = vgg16_maps(
         pixels,
-        batch_size=config.execution.batch_size,
-        dtype=settings.dtype,
+        batch_size=config.execution.batch_size or usual_batch_size(settings.engine),
+        engine=settings.engine,
+        dtype=named_format(settings),
         weights_path=config.execution.weights_path,
     )
     pooled = pool_maps(maps, pooling=settings.pooling, gem_p=settings.gem_p)
@@ -90,41 +100,79 @@ def embed_pixels(pixels: NDArray[np.uint8], config: DedupConfig) -> NDArray[np.f
 def embed_images(
     images: Sequence[Row],
     *,
-    read: Callable[[str], bytes],
+    read: Read,
     embed: Embed,
     settings: FeatureSettings,
     batch_size: int,
+    memo: FeatureMemo,
 ) -> list[Row]:
-    """Embed images batch by batch; an unreadable one becomes a row with its error.
+    """Embed images in full batches of what is readable, each content once.
 
     Args:
         images: Rows of `schemas.SHARD`.
         read: Gives the bytes of a URL.
         embed: Gives the features of a batch.
         settings: Limits and size of the decoded images.
-        batch_size: Images in one batch.
+        batch_size: Images in one batch; the last one may have fewer.
+        memo: Features that are known already.
 
     Returns:
-        One row of `schemas.FEATURES` per image, in the same order.
+        One row of `schemas.FEATURES` per image, in the same order; an unreadable image's has its
+        error.
 
     Raises:
         OSError: An image could not be read for a reason that is not the image's own.
     """
     rows: list[Row] = []
-    for start in range(0, len(images), batch_size):
-        batch = [read_image(image, read, settings) for image in images[start : start + batch_size]]
-        readable = [(row, pixels) for row, pixels in batch if pixels is not None]
-        if readable:
-            features = embed(np.stack([pixels for _, pixels in readable]))
-            for (row, _), feature in zip(readable, features, strict=True):
-                row["feature"] = feature
-        rows.extend(row for row, _ in batch)
+    features: dict[str, Feature] = {}
+    batch: dict[str, Pixels] = {}
+    for row, pixels in read_ahead(images, read, settings, num_ahead=batch_size):
+        rows.append(row)
+        if pixels is None:
+            continue
+        known = memo.get(row["sha256"])
+        if known is not None:
+            features[row["sha256"]] = known
+        elif row["sha256"] not in features:
+            batch[row["sha256"]] = pixels
+        if len(batch) == batch_size:
+            features |= memo.embed(batch, embed)
+            batch = {}
+    if batch:
+        features |= memo.embed(batch, embed)
+    for row in rows:
+        row["feature"] = features.get(row["sha256"])
     return rows
 
 
-def read_image(
-    image: Row, read: Callable[[str], bytes], settings: FeatureSettings
-) -> tuple[Row, NDArray[np.uint8] | None]:
+def read_ahead(
+    images: Sequence[Row], read: Read, settings: FeatureSettings, *, num_ahead: int
+) -> Iterator[tuple[Row, Pixels | None]]:
+    """Read and decode images in order, some of them before they are asked for.
+
+    Args:
+        images: Rows of `schemas.SHARD`.
+        read: Gives the bytes of a URL.
+        settings: Limits and size of the decoded images.
+        num_ahead: Decoded images that may wait to be asked for.
+
+    Yields:
+        What `read_image` returns for each image.
+    """
+    pool = ThreadPoolExecutor(READERS_PER_SHARD, thread_name_prefix="read-ahead")
+    pending: deque[Future[tuple[Row, Pixels | None]]] = deque()
+    try:
+        for image in images:
+            pending.append(pool.submit(read_image, image, read, settings))
+            if len(pending) > num_ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_image(image: Row, read: Read, settings: FeatureSettings) -> tuple[Row, Pixels | None]:
     """Read and decode one image.
 
     Returns:

@@ -3,22 +3,19 @@
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.quiet_tensorflow import tensorflow
+from tasks import vgg16_openvino, vgg16_tensorflow
+from tasks.machine import Dtype, Engine, require_format, this_machine
 from tasks.schemas import FEATURE_DIM
-from tasks.weights import LAYERS, WEIGHTS_DIGEST, find_weights
+from tasks.weights import WEIGHTS_DIGEST, find_weights
 
 __all__ = ["FEATURE_DIM", "WEIGHTS_DIGEST", "normalize_features", "pool_maps", "vgg16_maps"]
 
 Pooling = Literal["avg", "max", "gem"]
-Dtype = Literal["float32", "bfloat16"]
-
-# Caffe's channel means in BGR order, which the original network was trained with.
-_BGR_MEANS = (103.939, 116.779, 123.68)
 
 # One forward pass at a time: it uses every core anyway, and two would double the peak memory.
 # The other workers read and decode meanwhile.
@@ -29,6 +26,7 @@ def vgg16_maps(
     pixels: NDArray[np.uint8],
     *,
     batch_size: int,
+    engine: Engine = "tensorflow",
     dtype: Dtype = "float32",
     weights_path: str | None = None,
 ) -> NDArray[np.float32]:
@@ -38,6 +36,7 @@ def vgg16_maps(
         pixels: `(N, S, S, 3)` uint8 RGB with N at most `batch_size`. The pass always has
             `batch_size` images (the last batch is padded), so nothing is traced twice.
         batch_size: Images in one pass.
+        engine: What runs it.
         dtype: Number format of the pass.
         weights_path: See `tasks.weights.find_weights`.
 
@@ -46,6 +45,7 @@ def vgg16_maps(
         the other images of its batch.
 
     Raises:
+        EngineError: The engine is not installed, or the machine does not compute in the format.
         WeightsError: The weights are missing or wrong.
     """
     num_images, image_size = pixels.shape[:2]
@@ -53,38 +53,29 @@ def vgg16_maps(
         padding = np.zeros((batch_size - num_images, *pixels.shape[1:]), np.uint8)
         pixels = np.concatenate([pixels, padding])
     with _model_lock:
-        forward = _load_forward(batch_size, image_size, dtype, weights_path)
-        maps: NDArray[np.float32] = forward(pixels).numpy()
+        forward = _load_forward(engine, dtype, batch_size, image_size, weights_path)
+        maps = forward(pixels)
     return maps[:num_images]
+
+
+def usual_batch_size(engine: Engine) -> int:
+    """Images in one forward pass when the settings leave it open."""
+    if engine == "openvino":
+        return vgg16_openvino.USUAL_BATCH_SIZE
+    return vgg16_tensorflow.usual_batch_size()
 
 
 @lru_cache(maxsize=2)
 def _load_forward(
-    batch_size: int, image_size: int, dtype: Dtype, weights_path: str | None
-) -> Callable[[NDArray[np.uint8]], Any]:
-    tf = tensorflow()
-    keras = tf.keras
+    engine: Engine, dtype: Dtype, batch_size: int, image_size: int, weights_path: str | None
+) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    require_format(this_machine(), engine, dtype)
+    load = {
+        "openvino": vgg16_openvino.load_forward,
+        "tensorflow": vgg16_tensorflow.load_forward,
+    }[engine]
     tensors = find_weights(weights_path)
-    policy = "mixed_bfloat16" if dtype == "bfloat16" else "float32"
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = keras.applications.VGG16(
-            include_top=False, weights=None, input_shape=(image_size, image_size, 3)
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
-    for layer in LAYERS:
-        model.get_layer(layer).set_weights([tensors[f"{layer}/kernel"], tensors[f"{layer}/bias"]])
-
-    shape = (batch_size, image_size, image_size, 3)
-
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])  # type: ignore[untyped-decorator]
-    def forward(pixels: Any) -> Any:
-        bgr = tf.cast(pixels, tf.float32)[..., ::-1] - tf.constant(_BGR_MEANS)
-        return tf.cast(model(bgr, training=False), tf.float32)
-
-    return forward  # type: ignore[no-any-return]
+    return load(tensors, batch_size=batch_size, image_size=image_size, dtype=dtype)
 
 
 def pool_maps(

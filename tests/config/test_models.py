@@ -73,6 +73,7 @@ def test_eps_may_be_as_small_and_as_large_as_its_range(eps: float) -> None:
         ("features", "image_size", 31),
         ("features", "pooling", "sum"),
         ("features", "dtype", "float16"),
+        ("features", "engine", "onnx"),
         ("neighbors", "min_recall", 1.1),
         ("neighbors", "seed", 2**31),
         ("clusters", "min_samples", 0),
@@ -95,6 +96,13 @@ def test_cluster_address_is_for_clusters() -> None:
     assert complaint(execution={"cluster_address": address}) == (
         "config: execution: cluster_address needs task_runner dask or ray, found threads"
     )
+
+
+def test_eight_bits_are_openvinos() -> None:
+    assert complaint(features={"dtype": "int8"}) == (
+        "config: features: dtype int8 goes with engine openvino, found tensorflow"
+    )
+    assert config(features={"dtype": "int8", "engine": "openvino"}).features.dtype == "int8"
 
 
 @pytest.mark.parametrize("name", ["source_url", "workspace_url"])
@@ -193,7 +201,8 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
             "gem_p": 3.0,
             "power": 0.5,
             "image_size": 224,
-            "dtype": "float32",
+            "engine": "tensorflow",
+            "dtype": "auto",
             "max_image_pixels": 89_478_485,
             "max_file_bytes": 268_435_456,
         },

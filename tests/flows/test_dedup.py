@@ -18,6 +18,7 @@ from flows.dedup import dedup
 from tasks import stage03_embed_shard, storage
 from tasks.errors import NightIncompleteError, SourceError
 from tasks.feature_store import feature_metadata, store_url
+from tasks.memo import forget_features
 from tasks.schemas import FEATURES
 from tasks.stage01_list_images import image_id
 from tasks.summary import Summary
@@ -32,7 +33,7 @@ FOREVER = 1_000_000
 
 def run(source: object, workspace: object, /, **settings: Any) -> Summary:
     """Run the flow at a quarter of the usual work per image."""
-    features = {"image_size": 112} | settings.pop("features", {})
+    features = {"image_size": 112, "dtype": "float32"} | settings.pop("features", {})
     execution = {"retry_delay_seconds": 0, "max_retries": 1} | settings.pop("execution", {})
     said = {"source_url": str(source), "workspace_url": str(workspace), **settings}
     return dedup(load_config(None, said | {"features": features, "execution": execution}))
@@ -43,6 +44,12 @@ def manifest_of(summary: Summary) -> list[dict[str, Any]]:
         io.BytesIO(storage.read_bytes(summary.manifest_url))
     ).to_pylist()
     return rows
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    """Every test embeds for itself, whatever this process has seen before."""
+    forget_features()
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +307,7 @@ def already_embedded(folder: Path, features: NDArray[np.float32]) -> None:
     (folder / "source").mkdir()
     for number in range(len(features)):
         (folder / "source" / f"{number:05}.jpg").write_bytes(str(number).encode())
-    settings = FeatureSettings(image_size=112)
+    settings = FeatureSettings(image_size=112, dtype="float32")
     files = storage.list_files(storage.absolute_url(str(folder / "source")))
     rows = [
         {

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import FeatureSettings
-from tasks import storage
+from tasks import feature_store, storage
 from tasks.errors import ArtifactError
 from tasks.feature_store import (
     GONE,
@@ -64,6 +64,9 @@ def place(place: str) -> str:
         {"power": 1.0},
         {"image_size": 112},
         {"dtype": "bfloat16"},
+        {"engine": "openvino"},
+        {"engine": "openvino", "dtype": "bfloat16"},
+        {"engine": "openvino", "dtype": "int8"},
         {"max_image_pixels": 1_000_000},
         {"max_file_bytes": 1_000_000},
     ],
@@ -75,7 +78,7 @@ def test_every_shaping_setting_changes_the_fingerprint(other: dict[str, Any]) ->
 
 def test_all_settings_of_features_are_in_the_test_above() -> None:
     assert set(FeatureSettings.model_fields) == {
-        *("pooling", "gem_p", "power", "image_size", "dtype"),
+        *("pooling", "gem_p", "power", "image_size", "engine", "dtype"),
         *("max_image_pixels", "max_file_bytes"),
     }
 
@@ -86,6 +89,25 @@ def test_gem_p_changes_the_fingerprint_of_gem_pooling_only(pooling: Any, is_same
         feature_fingerprint(FeatureSettings(pooling=pooling, gem_p=p)) for p in (2.0, 3.0)
     )
     assert (two == three) is is_same
+
+
+def test_eight_bit_ranges_are_part_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprints() -> list[str]:
+        return [
+            feature_fingerprint(FeatureSettings(engine="openvino", dtype=dtype))
+            for dtype in ("float32", "int8")
+        ]
+
+    before = fingerprints()
+    monkeypatch.setattr(feature_store, "QUANTIZATION_DIGEST", "another")
+    after = fingerprints()
+
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+def test_features_of_the_time_before_there_were_engines_are_still_found() -> None:
+    assert feature_fingerprint(FeatureSettings(dtype="float32")) == "41dd4ab3d4c866db"
 
 
 def test_store_is_a_folder_named_by_the_fingerprint() -> None:

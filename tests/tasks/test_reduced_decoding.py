@@ -8,12 +8,16 @@ import pytest
 import skimage
 from PIL import Image
 
-from config import DedupConfig
+from config import DedupConfig, FeatureSettings
 from tasks.distances import cosine_distances
 from tasks.images import decode_image
 from tasks.stage03_embed_shard import embed_pixels
 
-CONFIG = DedupConfig(source_url="/unused", workspace_url="/unused")
+CONFIG = DedupConfig(
+    source_url="/unused",
+    workspace_url="/unused",
+    features=FeatureSettings(dtype="float32"),
+)
 
 
 @pytest.mark.parametrize("photo", ["astronaut.png", "coffee.png", "retina.jpg"])

@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from config import DedupConfig, FeatureSettings
 from tasks import storage
 from tasks.feature_store import feature_metadata, store_url
+from tasks.memo import FeatureMemo
 from tasks.schemas import FEATURES, SHARD
 from tasks.stage02_plan_shards import shards_of
-from tasks.stage03_embed_shard import embed_images, embed_shard, read_image
+from tasks.stage03_embed_shard import embed_images, embed_shard, read_ahead, read_image
 
 Row = dict[str, Any]
 SETTINGS = FeatureSettings(image_size=32, max_file_bytes=1_000, max_image_pixels=10_000)
@@ -58,13 +60,20 @@ class FakeNetwork:
         return np.repeat(reds[:, None], 512, axis=1).astype(np.float32)
 
 
-def embedded(images: list[Row], network: FakeNetwork, *, batch_size: int = 8) -> list[Row]:
+def embedded(
+    images: list[Row],
+    network: FakeNetwork,
+    *,
+    batch_size: int = 8,
+    memo: FeatureMemo | None = None,
+) -> list[Row]:
     return embed_images(
         images,
         read=storage.read_bytes,
         embed=network,
         settings=SETTINGS,
         batch_size=batch_size,
+        memo=memo or FeatureMemo(),
     )
 
 
@@ -117,7 +126,7 @@ def test_bad_images_do_not_move_the_features_of_the_others(tmp_path: Path) -> No
 
     rows = embedded(stored_in(str(tmp_path), files), network, batch_size=3)
 
-    assert network.batches == [[10], [40, 60]]
+    assert network.batches == [[10, 40, 60]]
     assert reds_of(rows) == [10, None, None, 40, None, 60]
     assert [row["error"] is None for row in rows] == [True, False, False, True, False, True]
 
@@ -201,7 +210,12 @@ def test_fault_of_the_disk_is_no_fault_of_the_image(tmp_path: Path, error: OSErr
     images = stored_in(str(tmp_path), {"a.png": png(0)})
     with pytest.raises(type(error)) as failure:
         embed_images(
-            images, read=failing(error), embed=FakeNetwork(), settings=SETTINGS, batch_size=8
+            images,
+            read=failing(error),
+            embed=FakeNetwork(),
+            settings=SETTINGS,
+            batch_size=8,
+            memo=FeatureMemo(),
         )
     assert failure.value is error
 
@@ -212,11 +226,18 @@ def test_fault_of_the_network_is_no_fault_of_the_image(tmp_path: Path) -> None:
 
     images = stored_in(str(tmp_path), {"a.png": png(0)})
     with pytest.raises(RuntimeError, match="out of memory"):
-        embed_images(images, read=storage.read_bytes, embed=embed, settings=SETTINGS, batch_size=8)
+        embed_images(
+            images,
+            read=storage.read_bytes,
+            embed=embed,
+            settings=SETTINGS,
+            batch_size=8,
+            memo=FeatureMemo(),
+        )
 
 
 def test_number_of_features_must_be_the_number_of_images(tmp_path: Path) -> None:
-    images = stored_in(str(tmp_path), {"1": png(0), "2": png(0)})
+    images = stored_in(str(tmp_path), {"1": png(0), "2": png(1)})
     with pytest.raises(ValueError, match="shorter"):
         embed_images(
             images,
@@ -224,6 +245,7 @@ def test_number_of_features_must_be_the_number_of_images(tmp_path: Path) -> None
             embed=lambda pixels: np.zeros((1, 512), np.float32),
             settings=SETTINGS,
             batch_size=8,
+            memo=FeatureMemo(),
         )
 
 
@@ -234,7 +256,11 @@ def test_embed_shard_publishes_the_feature_file_of_its_images(place: str) -> Non
     plan = pa.Table.from_pylist(images, SHARD)
     storage.publish_table(plan_url, plan)
     (shard,) = shards_of(plan_url, plan, 3)
-    config = DedupConfig(source_url=f"{place}/night", workspace_url=workspace)
+    config = DedupConfig(
+        source_url=f"{place}/night",
+        workspace_url=workspace,
+        features=FeatureSettings(dtype="float32"),
+    )
 
     file = embed_shard.fn(shard, config)
     again = embed_shard.fn(shard, config)
@@ -247,3 +273,91 @@ def test_embed_shard_publishes_the_feature_file_of_its_images(place: str) -> Non
     rows = storage.read_table(file.url, FEATURES)
     assert rows["url"].to_pylist() == [image["url"] for image in images]
     assert rows["feature"].null_count == 3
+
+
+def test_embed_shard_wants_a_number_format_with_a_name(tmp_path: Path) -> None:
+    workspace = storage.absolute_url(str(tmp_path))
+    plan_url = f"{workspace}/plan.parquet"
+    plan = pa.Table.from_pylist(stored_in(f"{workspace}/night", {"1.jpg": b""}), SHARD)
+    storage.publish_table(plan_url, plan)
+    (shard,) = shards_of(plan_url, plan, 1)
+    config = DedupConfig(source_url=f"{workspace}/night", workspace_url=workspace)
+
+    with pytest.raises(ValueError, match="dtype is auto"):
+        embed_shard.fn(shard, config)
+
+    assert not (tmp_path / "features").exists()
+
+
+def test_exact_copies_go_through_the_network_once(tmp_path: Path) -> None:
+    reds = {"1": 10, "2": 20, "3": 10, "4": 30, "5": 10, "6": 40, "7": 20}
+    images = stored_in(str(tmp_path), {name: png(red) for name, red in reds.items()})
+    network, memo = FakeNetwork(), FeatureMemo()
+
+    rows = embedded(images, network, batch_size=2, memo=memo)
+
+    assert network.batches == [[10, 20], [30, 40]]
+    assert reds_of(rows) == list(reds.values())
+    lonely = [embedded([image], FakeNetwork())[0] for image in images]
+    for row, alone in zip(rows, lonely, strict=True):
+        assert row.pop("feature").tobytes() == alone.pop("feature").tobytes()
+        assert row == alone
+    assert reds_of(embedded(images, network, batch_size=2, memo=memo)) == list(reds.values())
+    assert len(network.batches) == 2
+
+
+def test_features_do_not_depend_on_what_the_memo_still_knows(tmp_path: Path) -> None:
+    reds = {"1": 10, "2": 20, "3": 30, "4": 10, "5": 40, "6": 10}
+    images = stored_in(str(tmp_path), {name: png(red) for name, red in reds.items()})
+    rows = embedded(images, FakeNetwork(), batch_size=2, memo=FeatureMemo(max_contents=1))
+    assert reds_of(rows) == list(reds.values())
+
+
+@pytest.mark.parametrize("num_ahead", [1, 3, 100])
+def test_reading_ahead_keeps_the_order_and_its_distance(tmp_path: Path, num_ahead: int) -> None:
+    images = stored_in(str(tmp_path), {f"{red}": png(red) for red in range(12)})
+    begun: list[str] = []
+
+    def read(url: str) -> bytes:
+        begun.append(url)
+        return storage.read_bytes(url)
+
+    names = []
+    for row, pixels in read_ahead(images, read, SETTINGS, num_ahead=num_ahead):
+        names.append(row["image_id"])
+        assert pixels is not None
+        assert len(begun) <= len(names) + num_ahead
+    assert names == [image["image_id"] for image in images]
+    assert len(begun) == len(images)
+
+
+def test_reading_runs_ahead_of_the_network(tmp_path: Path) -> None:
+    images = stored_in(str(tmp_path), {"1": png(1), "2": png(2), "3": png(3)})
+    third_was_read = Event()
+
+    def read(url: str) -> bytes:
+        if url == images[2]["url"]:
+            third_was_read.set()
+        return storage.read_bytes(url)
+
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        assert third_was_read.wait(timeout=60)
+        return np.zeros((len(pixels), 512), np.float32)
+
+    rows = embed_images(
+        images, read=read, embed=embed, settings=SETTINGS, batch_size=2, memo=FeatureMemo()
+    )
+    assert [row["error"] for row in rows] == [None] * 3
+
+
+def test_nothing_more_is_read_after_a_fault(tmp_path: Path) -> None:
+    images = stored_in(str(tmp_path), {f"{red}": png(red) for red in range(50)})
+    begun: list[str] = []
+
+    def read(url: str) -> bytes:
+        begun.append(url)
+        raise TimeoutError("timed out")
+
+    with pytest.raises(TimeoutError):
+        list(read_ahead(images, read, SETTINGS, num_ahead=4))
+    assert len(begun) <= 6

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from tasks.distances import cosine_distances
+from tasks.machine import computes_in, this_machine
 from tasks.quiet_tensorflow import tensorflow
 from tasks.vgg16 import FEATURE_DIM, normalize_features, pool_maps, vgg16_maps
 from tasks.weights import LAYERS, read_weights
@@ -141,6 +142,13 @@ def test_threads_that_ask_at_once_get_the_same_maps(
     assert np.concatenate(found).tobytes() == maps.tobytes()
 
 
+in_bfloat16 = pytest.mark.skipif(
+    not computes_in(this_machine(), "tensorflow", "bfloat16"),
+    reason="this machine does not compute in bfloat16",
+)
+
+
+@in_bfloat16
 def test_bfloat16_features_are_near_the_float32_ones(
     pixels: np.ndarray, maps: np.ndarray, weights_path: str
 ) -> None:
@@ -148,9 +156,31 @@ def test_bfloat16_features_are_near_the_float32_ones(
 
     assert coarse.dtype == np.float32
     assert coarse.tobytes() != maps.tobytes()
-    assert cosine_distances(features_of(coarse), features_of(maps)).max() < 0.002
+    near, exact = features_of(coarse), features_of(maps)
+    assert cosine_distances(near, exact).max() <= 0.0005
+    first, second = np.triu_indices(len(PHOTOS), 1)
+    moved = cosine_distances(near[first], near[second]) - cosine_distances(
+        exact[first], exact[second]
+    )
+    assert np.abs(moved).max() <= 0.002
 
 
+@in_bfloat16
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_size_of_the_batch_does_not_change_a_bit_in_bfloat16(
+    pixels: np.ndarray, weights_path: str, batch_size: int
+) -> None:
+    whole, *parts = (
+        vgg16_maps(batch, batch_size=size, dtype="bfloat16", weights_path=weights_path)
+        for size, batch in [
+            (8, pixels),
+            *((batch_size, pixels[i : i + batch_size]) for i in range(0, 8, batch_size)),
+        ]
+    )
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@in_bfloat16
 def test_bfloat16_leaves_the_number_format_of_the_process_as_it_was(
     pixels: np.ndarray, weights_path: str
 ) -> None:

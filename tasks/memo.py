@@ -1,0 +1,73 @@
+"""Features of contents that this process has embedded, so that exact copies cost nothing.
+
+A module of its own, because Prefect ships the modules of tasks by value: there, every task would
+start with an empty memo.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Feature = NDArray[np.float32]
+Embed = Callable[[Pixels], Feature]
+"""`(N, S, S, 3)` uint8 RGB to `(N, 512)` float32 features."""
+
+_creation_lock = threading.Lock()
+
+MAX_CONTENTS = 16_384
+"""Contents remembered, of some 2.5 kB each; the oldest are forgotten first."""
+
+
+class FeatureMemo:
+    """What contents of the same SHA-256 gave. One thread embeds at a time."""
+
+    def __init__(self, max_contents: int = MAX_CONTENTS) -> None:
+        self._max_contents = max_contents
+        self._features: dict[str, Feature] = {}
+        self._lock = threading.Lock()
+
+    def get(self, sha256: str) -> Feature | None:
+        """The `(512,)` feature of a content, or None if it is not known here."""
+        return self._features.get(sha256)
+
+    def embed(self, batch: Mapping[str, Pixels], embed: Embed) -> dict[str, Feature]:
+        """Embed what is not known by the time that it is this thread's turn.
+
+        Args:
+            batch: `(S, S, 3)` pixels by SHA-256 of the content.
+            embed: Gives the features of pixels.
+
+        Returns:
+            The `(512,)` feature of every content of the batch.
+        """
+        with self._lock:
+            known = {sha256: self._features[sha256] for sha256 in batch if sha256 in self._features}
+            unknown = [sha256 for sha256 in batch if sha256 not in known]
+            if not unknown:
+                return known
+            features = embed(np.stack([batch[sha256] for sha256 in unknown]))
+            found = dict(zip(unknown, features, strict=True))
+            self._features |= found
+            for oldest in list(self._features)[: -self._max_contents]:
+                del self._features[oldest]
+            return known | found
+
+
+def feature_memo(fingerprint: str) -> FeatureMemo:
+    """The memo of this process for one way of embedding; asking for another way empties it."""
+    with _creation_lock:
+        return _feature_memo(fingerprint)
+
+
+def forget_features() -> None:
+    """Empty the memo of this process."""
+    _feature_memo.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _feature_memo(fingerprint: str) -> FeatureMemo:  # noqa: ARG001 (it is the key)
+    return FeatureMemo()

@@ -75,13 +75,15 @@ def test_image_table_joins_what_is_listed_with_what_was_read() -> None:
             read("not listed"),
         ),
     )
-    unread = dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness"))
+    unread = dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness", "stands_on"))
     assert images.schema.equals(IMAGES)
     assert images.to_pylist() == [
         listed("a", "south")
-        | {"item_id": 1, "sha256": "cd", "width": 640, "height": 480, "sharpness": 0.5},
+        | {"item_id": 1, "sha256": "cd", "width": 640, "height": 480, "sharpness": 0.5}
+        | {"stands_on": None},
         listed("b", "north")
-        | {"item_id": 0, "sha256": "ab", "width": 320, "height": 240, "sharpness": 0.25},
+        | {"item_id": 0, "sha256": "ab", "width": 320, "height": 240, "sharpness": 0.25}
+        | {"stands_on": None},
         listed("broken", "north", error="empty file") | unread | {"sha256": "ef"},
         listed("failed", "north", error="not embedded: its shard failed") | unread,
         listed("name", error="file name is not valid UTF-8") | unread,

@@ -201,13 +201,13 @@ STAGES = ("cells", "cores", "neighbors", "clusters", "recall", "keepers", "index
 HEADER = (
     f"{'images':>9} {'depth':>5} {'recall':>8} "
     + " ".join(f"{stage:>9}" for stage in STAGES)
-    + f" {'total s':>8} {'CPU s':>8} {'GiB':>5} {'clusters':>9} {'largest':>8} {'kept':>8} {'first':>8} "
-    + f"{'at least':>8}"
+    + f" {'total s':>8} {'CPU s':>8} {'GiB':>5} {'clusters':>9} {'largest':>8} {'kept':>8} "
+    + f"{'first':>8} {'at least':>8}"
 )
 
 
 def line(run: Figures) -> str:
-    """One row of the table; `total s`, `CPU s` and `GiB` are those from the features to the clusters."""
+    """One row of the table; total and CPU seconds and GiB are those from features to clusters."""
     stages = " ".join(
         f"{run['seconds'][stage]:>9.1f}" if stage in run["seconds"] else f"{'-':>9}"
         for stage in STAGES

@@ -23,7 +23,7 @@ from sklearn.cluster import DBSCAN
 from benchmarks.made_features import write_collection
 from config import DedupConfig
 from flows.dedup import SEARCH_DEPTHS, search_ranges, stopwatch
-from tasks import storage
+from tasks import blas, storage
 from tasks.comparisons import Features, are_within
 from tasks.references import Clusters, Collection
 from tasks.schemas import CLUSTERS, KEEPERS
@@ -98,6 +98,9 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
         labels = storage.read_table(clusters.url, CLUSTERS)["cluster_id"].to_numpy()
         features = np.load(collection.features_url, mmap_mode="r")
         sizes = np.bincount(labels[labels >= 0], minlength=1)
+        with blas.one_thread():
+            first_come = count_first_come(features, labels, config.neighbors.eps)
+            at_least = count_at_least(features, labels, config.neighbors.eps)
         return {
             "images": num_items,
             "depth": depth,
@@ -111,8 +114,8 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
             "clusters": clusters.num_clusters,
             "largest": int(sizes.max()),
             "kept": num_items - keepers.num_removed,
-            "kept_first_come": count_first_come(features, labels, config.neighbors.eps),
-            "kept_at_least": count_at_least(features, labels, config.neighbors.eps),
+            "kept_first_come": first_come,
+            "kept_at_least": at_least,
             "longest_distance": float(
                 storage.read_table(keepers.url, KEEPERS)["distance"].to_numpy().max(initial=0)
             ),

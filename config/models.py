@@ -85,23 +85,21 @@ class NeighborSettings(Settings):
     """Largest cosine distance that joins two images."""
 
     exact_up_to: int = Field(default=20_000, ge=0)
-    """Partitions of at most this many images are compared exactly, larger ones by the index."""
+    """In partitions of at most this many images all pairs are compared, in larger ones those of
+    images that are near the same few others."""
 
     min_recall: float = Field(default=0.999, ge=0.0, le=1.0)
-    """Share of the pairs within eps that the search must find; below it the search deepens and
+    """Share of the pairs within eps that the clusters must honour; below it the search deepens and
     in the end compares everything."""
 
     num_recall_samples: int = Field(default=1_000, ge=1)
     """Images compared against all others by brute force to measure that share."""
 
     n_trees: int = Field(default=30, ge=1, le=1_000)
-    """Trees of the Annoy index."""
-
-    search_k: int = Field(default=-1, ge=-1)
-    """Nodes Annoy inspects for a query; -1 lets it choose (n_trees times neighbours asked for)."""
+    """Trees of the Annoy index, which is there to be queried and decides nothing."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of the index and of the recall sample."""
+    """Seed of the search, of the recall sample and of the index."""
 
 
 class ClusterSettings(Settings):
@@ -121,17 +119,22 @@ class ExecutionSettings(Settings):
     images_per_shard: int = Field(default=64, ge=1)
     """Images that one embed task handles; more when a night would need over 1,000 shards."""
 
-    workers: int = Field(default=4, ge=1, le=256)
-    """Tasks that run at the same time."""
+    workers: int = Field(default=4, ge=1, le=4_096)
+    """Tasks that run at the same time; on a cluster, the number of its slots."""
 
-    task_runner: Literal["threads", "processes"] = "threads"
-    """Where they run: threads of one process, or a pool of processes."""
+    task_runner: Literal["threads", "processes", "dask", "ray"] = "threads"
+    """Where they run: threads of one process, a pool of processes, or a Dask or Ray cluster."""
+
+    cluster_address: str | None = Field(default=None, min_length=1)
+    """Address of a running Dask scheduler (`tcp://host:8786`) or Ray cluster
+    (`ray://host:10001`); by default one is started on this machine for the run."""
 
     batch_size: int | None = Field(default=None, ge=1, le=1_024)
     """Images in one forward pass; by default 8 on a processor and 64 on a GPU."""
 
     items_per_search: int = Field(default=4_096, ge=1)
-    """Items whose neighbours one search task finds."""
+    """Items that one search task compares with others; more when a night would need over 1,000
+    tasks."""
 
     max_retries: int = Field(default=2, ge=0, le=10)
     """How often a shard is tried again after a fault that can pass."""
@@ -142,6 +145,14 @@ class ExecutionSettings(Settings):
     weights_path: str | None = None
     """A file with the VGG16 weights (Keras .h5 or the .onnx of the weights extra). Its content is
     verified, so the path does not change a result."""
+
+    @model_validator(mode="after")
+    def _cluster_address_of_a_cluster(self) -> Self:
+        if self.cluster_address is not None and self.task_runner not in ("dask", "ray"):
+            raise ValueError(
+                f"cluster_address needs task_runner dask or ray, found {self.task_runner}"
+            )
+        return self
 
 
 class DedupConfig(Settings):

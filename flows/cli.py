@@ -1,5 +1,6 @@
 """The `dedup` command. Exit status: 0 done, 1 failed, 2 wrong usage."""
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -136,7 +137,8 @@ def run(
         fail(str(error), EXIT_USAGE)
     settings = settings.for_night(day.date() if day else _today(settings))
     with explained_errors(), _shown_progress():
-        ensure_server()
+        # Importing the stages takes about as long as the server takes to start.
+        ensure_server(meanwhile=lambda: importlib.import_module("flows.dedup"))
         from flows.dedup import dedup
 
         summary = dedup(settings)
@@ -170,6 +172,21 @@ def show(
             write_csv(manifest.table, sys.stdout.buffer)
         else:
             _print_summary(manifest.summary, as_json)
+
+
+@app.command()
+def compact(
+    workspace: Annotated[
+        str, typer.Option(help="Workspace whose feature files are merged: a path or an S3 URL.")
+    ],
+) -> None:
+    """Merge the small feature files of many nights into few large ones, beside running nights."""
+    with explained_errors():
+        from tasks.compact_features import compact_features
+
+        show_own_log()
+        for store in compact_features(workspace):
+            sys.stdout.write(f"{store.num_files_before} -> {store.num_files}  {store.store_url}\n")
 
 
 def _prepare_environment() -> None:

@@ -4,27 +4,37 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from prefect import flow
+from prefect import Task, flow
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 
 from config import ApplyConfig, DedupConfig
-from flows.fan_out import Failure, fan_out
+from flows.fan_out import Outcome, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
 from tasks.errors import NightIncompleteError, ServerError
 from tasks.machine import resolved, this_machine
-from tasks.references import Collection, FeatureFile, Index, Neighbors, SearchRange, Shard
+from tasks.references import (
+    Cells,
+    Clusters,
+    Collection,
+    FeatureFile,
+    LinkFile,
+    Neighbors,
+    SearchRange,
+    Shard,
+)
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
 from tasks.stage04_collect_features import collect_features
 from tasks.stage05_build_index import build_index
-from tasks.stage06_find_neighbors import find_neighbors, measure_recall
-from tasks.stage07_cluster_images import cluster_images
+from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores, plan_cells
+from tasks.stage07_cluster_images import cluster_images, measure_recall
 from tasks.stage08_choose_keepers import choose_keepers
 from tasks.stage09_write_manifest import write_manifest
 from tasks.stage10_write_report import write_report
@@ -32,8 +42,14 @@ from tasks.summary import Summary
 
 logger = logging.getLogger(__name__)
 
-SEARCH_DEPTHS = (1, 8, 0)
-"""Depths tried one after the other until the recall is good enough; 0 compares every pair."""
+Result = TypeVar("Result")
+
+SEARCH_DEPTHS = (16, 64, 0)
+"""Cells that an item is in, tried one after the other until the recall is good enough; 0 compares
+every pair."""
+
+MAX_SEARCHES = 1_000
+"""Prefect's server loses sight of many more tasks than that."""
 
 MAX_FAILURES_NAMED = 10
 
@@ -61,16 +77,16 @@ def dedup(config: DedupConfig) -> Summary:
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
         feature_files = embed_shards(shards, config)
-    with stopwatch(seconds, "index"):
+    with stopwatch(seconds, "collect"):
         collection = collect_features(inventory, config)
-        index = build_index(collection, config)
     with stopwatch(seconds, "neighbors"):
-        neighbors = search_neighbors(collection, index, config)
+        neighbors, clusters = search_neighbors(collection, config)
     with stopwatch(seconds, "cluster"):
-        clusters = cluster_images(neighbors, collection, config)
-        keepers = choose_keepers(clusters, neighbors, collection, config)
+        keepers = choose_keepers(clusters, collection, config)
     with stopwatch(seconds, "manifest"):
         manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config)
+    with stopwatch(seconds, "index"):
+        build_index(collection, config)  # for users to query; no decision waits for it
     num_embedded = sum(file.num_embedded for file in feature_files)
     summary = write_report(manifest, config, num_embedded, seconds)
     hand_over(summary, config)
@@ -98,31 +114,57 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
     for failure in outcome.failures:
         logger.error("shard %d failed: %r", failure.reference.number, failure.error)
     if outcome.failures:
-        message = describe_failures(outcome.failures, num_shards=len(shards))
+        message = describe_failures(outcome, num_shards=len(shards))
         if not config.allow_partial:
             raise NightIncompleteError(message)
         logger.warning("%s The manifest will say that the night is not complete.", message)
     return outcome.results
 
 
-def search_neighbors(collection: Collection, index: Index, config: DedupConfig) -> Neighbors:
-    """Search deeper until the measured recall is good enough."""
-    settings, execution = config.neighbors, config.execution
-    fixed = {"collection": collection, "index": index, "config": config}
+def search_neighbors(collection: Collection, config: DedupConfig) -> tuple[Neighbors, Clusters]:
+    """Search and cluster, deeper until the measured recall is good enough."""
+    settings = config.neighbors
     is_small = collection.largest_partition <= settings.exact_up_to
     for depth in (0,) if is_small else SEARCH_DEPTHS:
-        searches = [
-            SearchRange(start, min(start + execution.items_per_search, collection.num_items), depth)
-            for start in range(0, collection.num_items, execution.items_per_search)
-        ]
-        outcome = fan_out(find_neighbors, {"search": searches}, fixed, execution)
-        if outcome.failures:
-            raise outcome.failures[0].error
-        recall = measure_recall(outcome.results, collection, config)
-        logger.info("search depth %d: recall %.4f of the pairs within eps", depth, recall)
+        cells = plan_cells(collection, depth, config)
+        links = search_cells(cells, collection, config)
+        clusters = cluster_images(*links, collection, config)
+        recall = measure_recall(clusters, cells, collection, config)
         if recall >= settings.min_recall:
             break
-    return Neighbors(edge_files=tuple(outcome.results), recall=recall, depth=depth)
+    return Neighbors(recall=recall, depth=depth), clusters
+
+
+def search_cells(
+    cells: Cells, collection: Collection, config: DedupConfig
+) -> tuple[list[LinkFile], Cells]:
+    """Find what pairs within eps connect; before that the core items, if not all linked ones are.
+
+    Returns:
+        The links, and the cells with the core items marked.
+    """
+    fixed = {"collection": collection, "config": config}
+    searches = search_ranges(cells.num_items, config.execution.items_per_search)
+    if config.clusters.min_samples > 2:
+        core_files = search_all(find_cores, searches, fixed | {"cells": cells}, config)
+        cells = mark_cores(core_files, cells)
+    return search_all(find_neighbors, searches, fixed | {"cells": cells}, config), cells
+
+
+def search_all(
+    task: Task[..., Result], searches: list[SearchRange], fixed: dict[str, Any], config: DedupConfig
+) -> list[Result]:
+    """Run one task over all search ranges; the first that fails for good fails the run."""
+    outcome = fan_out(task, {"search": searches}, fixed, config.execution)
+    if outcome.failures:
+        raise outcome.failures[0].error
+    return outcome.results
+
+
+def search_ranges(num_items: int, items_per_search: int) -> list[SearchRange]:
+    """Cut the items into ranges of equal size, at most `MAX_SEARCHES` of them."""
+    size = max(items_per_search, -(-num_items // MAX_SEARCHES))
+    return [SearchRange(start, min(start + size, num_items)) for start in range(0, num_items, size)]
 
 
 def hand_over(summary: Summary, config: DedupConfig) -> None:
@@ -155,9 +197,10 @@ def hand_over(summary: Summary, config: DedupConfig) -> None:
     logger.info("started apply/main as %s", run.name)  # type: ignore[union-attr]
 
 
-def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str:
+def describe_failures(outcome: Outcome[Shard, FeatureFile], *, num_shards: int) -> str:
     """Name the failed shards with their causes in one line; of very many, only the first."""
-    num_images = sum(failure.reference.num_images for failure in failures)
+    failures, untried = outcome.failures, outcome.untried
+    missing = [failure.reference for failure in failures] + untried
     shards = "; ".join(
         f"shard {failure.reference.number} ({failure.reference.num_images} images from "
         f"{failure.reference.first_url}): {type(failure.error).__name__}: {failure.error}"
@@ -165,8 +208,11 @@ def describe_failures(failures: list[Failure[Shard]], *, num_shards: int) -> str
     )
     if len(failures) > MAX_FAILURES_NAMED:
         shards += f"; and {len(failures) - MAX_FAILURES_NAMED} more, each with a line in the log"
+    if untried:
+        shards += f"; after these, one after the other, {len(untried)} more were not tried"
     return (
-        f"{len(failures)} of {num_shards} shards failed, {num_images} images are not embedded: "
+        f"{len(failures)} of {num_shards} shards failed, "
+        f"{sum(shard.num_images for shard in missing)} images are not embedded: "
         f"{shards}. The others kept their work: the same run again embeds only what is missing."
     )
 

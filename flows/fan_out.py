@@ -1,18 +1,27 @@
 """Runs one task over many references and waits for all of them, whatever becomes of each."""
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
+from importlib import import_module
+from queue import SimpleQueue
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from prefect import Task, unmapped
-from prefect.futures import PrefectFuture, as_completed
+from prefect import Task
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from config import ExecutionSettings
-from tasks.errors import is_dead_worker
+from tasks.errors import ClusterError, is_dead_worker, is_transient
 
 Reference = TypeVar("Reference")
 Result = TypeVar("Result")
+
+FEWEST_FAILURES_OF_AN_OUTAGE = 3
+"""So many tasks in a row, and at least as many as there are workers, must fail for faults that can
+pass, after all their retries, before the rest is not tried any more."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,10 @@ class Outcome(Generic[Reference, Result]):
     """What became of a fan-out."""
 
     results: list[Result]
+    """In the order of the references."""
     failures: list[Failure[Reference]]
+    untried: list[Reference]
+    """What was left when one task after the other failed: the store or the network is down."""
 
 
 def fan_out(
@@ -38,7 +50,7 @@ def fan_out(
     execution: ExecutionSettings,
     on_done: Callable[[Reference], None] | None = None,
 ) -> Outcome[Reference, Result]:
-    """Map a task over references and let every one finish.
+    """Run a task for each reference and let every one finish.
 
     Args:
         task: The task of one reference.
@@ -46,65 +58,148 @@ def fan_out(
         fixed: Its other arguments, the same for all.
         execution: Runner and number of workers.
         on_done: Called with each reference as soon as its task has finished well.
+
+    Raises:
+        ClusterError: The package of the runner is not installed, or its cluster does not answer.
     """
     ((name, references),) = mapped.items()
-    outcome = _run_once(task, name, references, fixed, execution, on_done)
+    states = _States[Reference, Result](references)
+    _run_pending(task, name, states, fixed, execution, on_done)
     for _ in range(execution.max_retries):
-        orphaned = [failure for failure in outcome.failures if is_dead_worker(failure.error)]
-        if not orphaned:
+        if not states.revive_orphaned():
             break
-        # One dead worker breaks the whole pool, whatever Prefect's retries say: a new pool does
-        # what the old one left.
-        again = _run_once(
-            task, name, [failure.reference for failure in orphaned], fixed, execution, on_done
+        # One dead worker breaks a whole process pool, whatever Prefect's retries say: a new pool
+        # does what the old one left.
+        _run_pending(task, name, states, fixed, execution, on_done)
+    return states.outcome()
+
+
+class _States(Generic[Reference, Result]):
+    """What is pending and what has become of the others."""
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._references = references
+        self._results: dict[int, Result] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._num_failed_in_a_row = 0
+        self.pending = deque(range(len(references)))
+
+    def reference(self, number: int) -> Reference:
+        return self._references[number]
+
+    def succeed(self, number: int, result: Result) -> None:
+        self._results[number] = result
+        self._num_failed_in_a_row = 0
+
+    def fail(self, number: int, error: BaseException) -> None:
+        self._errors[number] = error
+        # Other errors are of this one reference, and a dead worker is not the store's fault.
+        if is_transient(error) and not is_dead_worker(error):
+            self._num_failed_in_a_row += 1
+
+    def is_outage(self, workers: int) -> bool:
+        return self._num_failed_in_a_row >= max(workers, FEWEST_FAILURES_OF_AN_OUTAGE)
+
+    def revive_orphaned(self) -> bool:
+        """Make pending again what died with its worker, and tell whether there was any."""
+        orphaned = [number for number, error in self._errors.items() if is_dead_worker(error)]
+        for number in orphaned:
+            del self._errors[number]
+        self.pending.extend(sorted(orphaned))
+        return bool(orphaned)
+
+    def outcome(self) -> Outcome[Reference, Result]:
+        return Outcome(
+            results=[self._results[number] for number in sorted(self._results)],
+            failures=[
+                Failure(self._references[number], self._errors[number])
+                for number in sorted(self._errors)
+            ],
+            untried=[self._references[number] for number in sorted(self.pending)],
         )
-        others = [failure for failure in outcome.failures if failure not in orphaned]
-        outcome = Outcome(outcome.results + again.results, others + again.failures)
-    return outcome
 
 
-def _run_once(
+def _run_pending(
     task: Task[..., Result],
     name: str,
-    references: Sequence[Reference],
+    states: _States[Reference, Result],
     fixed: Mapping[str, Any],
     execution: ExecutionSettings,
     on_done: Callable[[Reference], None] | None,
-) -> Outcome[Reference, Result]:
+) -> None:
+    """Keep every worker busy until nothing is pending, or until everything fails."""
+    finished: SimpleQueue[PrefectFuture[Result]] = SimpleQueue()
+    running: dict[PrefectFuture[Result], int] = {}
+
+    def submit(number: int) -> None:
+        parameters = {name: states.reference(number), **fixed}
+        try:
+            future = runner.submit(task, parameters)
+        except BrokenExecutor as error:
+            states.fail(number, error)
+        else:
+            running[future] = number
+            future.add_done_callback(finished.put)
+
+    def note_next() -> None:
+        future = finished.get()
+        number = running.pop(future)
+        try:
+            states.succeed(number, future.result())
+        except BaseException as error:
+            states.fail(number, error)
+        else:
+            if on_done is not None:
+                on_done(states.reference(number))
+
     with task_runner(execution) as runner:
-        everywhere = {name: unmapped(value) for name, value in fixed.items()}
-        # Prefect types the task as one that might be a coroutine; ours never are.
-        futures: list[PrefectFuture[Result]] = list(
-            runner.map(task, {name: list(references), **everywhere})  # type: ignore[arg-type]
-        )
-        reference_of = dict(zip(futures, references, strict=True))
-        errors = {}
-        for future in as_completed(list(futures)):
-            error = _error_of(future)
-            if error is not None:
-                errors[future] = error
-            elif on_done is not None:
-                on_done(reference_of[future])
-        return Outcome(
-            results=[future.result() for future in futures if future not in errors],
-            failures=[
-                Failure(reference_of[future], errors[future])
-                for future in futures
-                if future in errors
-            ],
-        )
+        while running or (states.pending and not states.is_outage(execution.workers)):
+            # No more than can run at once: what has been submitted cannot be called back.
+            while (
+                states.pending
+                and len(running) < execution.workers
+                and not states.is_outage(execution.workers)
+            ):
+                submit(states.pending.popleft())
+            if running:
+                note_next()
 
 
 def task_runner(execution: ExecutionSettings) -> TaskRunner[Any]:
-    """The runner that the settings name."""
+    """The runner that the settings name.
+
+    Without a `cluster_address`, Dask and Ray start a cluster on this machine that ends with the
+    fan-out.
+
+    Raises:
+        ClusterError: Its package is not installed.
+    """
+    workers, address = execution.workers, execution.cluster_address
+    if execution.task_runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=workers)
     if execution.task_runner == "processes":
-        return ProcessPoolTaskRunner(max_workers=execution.workers)
-    return ThreadPoolTaskRunner(max_workers=execution.workers)
+        return ProcessPoolTaskRunner(max_workers=workers)
+    if execution.task_runner == "dask":
+        dask = _runner_package("dask")
+        if address is not None:
+            return dask.DaskTaskRunner(address=address)  # type: ignore[no-any-return]
+        # One thread each: the forward pass of one image uses every core of its process anyway.
+        shape = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        return dask.DaskTaskRunner(cluster_kwargs=shape)  # type: ignore[no-any-return]
+    ray = _runner_package("ray")
+    # Ray prints what its workers say on standard output, where the summary goes.
+    quiet = {"log_to_driver": False}
+    if address is not None:
+        return ray.RayTaskRunner(address=address, init_kwargs=quiet)  # type: ignore[no-any-return]
+    shape = {"num_cpus": workers, "include_dashboard": False}
+    return ray.RayTaskRunner(init_kwargs=quiet | shape)  # type: ignore[no-any-return]
 
 
-def _error_of(future: PrefectFuture[Any]) -> BaseException | None:
+def _runner_package(name: str) -> ModuleType:
     try:
-        future.result()
-    except BaseException as error:
-        return error
-    return None
+        return import_module(f"prefect_{name}")
+    except ImportError as error:
+        raise ClusterError(
+            f"task_runner {name} needs the extra of that name: pip install image-dedup[{name}] "
+            f"({error})"
+        ) from None

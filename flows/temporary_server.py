@@ -4,6 +4,8 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tasks.errors import ServerError
 
@@ -13,11 +15,14 @@ _ANSWER_SECONDS = 15
 _guards: list["subprocess.Popen[bytes]"] = []
 
 
-def ensure_server() -> None:
+def ensure_server(meanwhile: Callable[[], object]) -> None:
     """Start a temporary Prefect server unless one is configured.
 
     Prefect would do so by itself, and stops it at a normal exit; but when the command is killed it
     leaves the server running for ever.
+
+    Args:
+        meanwhile: What to do while it starts, which takes some seconds of another processor.
 
     Raises:
         ServerError: The configured server does not answer, or the temporary one does not start.
@@ -29,10 +34,13 @@ def ensure_server() -> None:
         _check_answers(configured)
         return
     server = SubprocessASGIServer()  # the very one that Prefect's client will find running
-    try:
-        server.start()
-    except RuntimeError as error:
-        raise ServerError(f"Prefect's temporary server does not start: {error}") from error
+    with ThreadPoolExecutor(1) as waiting:
+        started = waiting.submit(server.start)
+        meanwhile()
+        try:
+            started.result()
+        except RuntimeError as error:
+            raise ServerError(f"Prefect's temporary server does not start: {error}") from error
     os.environ["PREFECT_API_URL"] = server.api_url  # worker processes are to use it too
     if server.server_process is None:
         raise ServerError("Prefect's temporary server has no process")

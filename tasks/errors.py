@@ -25,6 +25,10 @@ class ArtifactError(DedupError):
     """An artifact on storage is not what the stage that reads it expects."""
 
 
+class MissingArtifactError(ArtifactError):
+    """There is no artifact where one is expected."""
+
+
 class WeightsError(DedupError):
     """The VGG16 weights are missing or are not the ImageNet weights."""
 
@@ -59,6 +63,10 @@ class ActionsFailedError(DedupError):
 
 class ApprovalError(DedupError):
     """The run has not been approved, or was rejected."""
+
+
+class ClusterError(DedupError):
+    """The package of a task runner is not installed, or its cluster does not answer."""
 
 
 class ServerError(DedupError):

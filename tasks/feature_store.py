@@ -2,7 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from config import FeatureSettings
 from tasks import storage
+from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.images import DECODER
 from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION, fingerprint
 from tasks.vgg16_openvino import QUANTIZATION_DIGEST
@@ -18,11 +22,22 @@ from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 STAGE_VERSION = 1
 """Raised when the code turns the same bytes into another feature."""
 
 GONE = "file is gone"
 """Error of an image that vanished between listing and reading. It is looked for again next time."""
+
+LEARNED = ["image_id", "sha256", "width", "height", "sharpness", "error"]
+"""The columns of `schemas.FEATURES` that no inventory has, without the feature itself."""
+
+MAX_READERS = 16
+"""Files read at a time, because a bucket's answer takes its time."""
+
+MAX_BYTES_AHEAD = 256 * 2**20
+"""Size of the files read at a time, because all of each may be in memory."""
 
 
 def feature_fingerprint(settings: FeatureSettings) -> str:
@@ -53,34 +68,34 @@ def feature_metadata(settings: FeatureSettings) -> dict[str, str]:
     }
 
 
-def feature_files(store: str) -> list[str]:
-    """The files of a store, sorted; one with another fingerprint does not belong there."""
-    files = []
-    for url in storage.list_parquet(store):
-        found = storage.read_metadata(url).get("fingerprint")
-        if store.endswith(f"/{found}"):
-            files.append(url)
-        else:
-            logger.warning("left out, because its fingerprint is %s: %s", found, url)
-    return files
+def settled_image_ids(store: str, image_ids: pa.ChunkedArray) -> pa.Array:
+    """Those of some images that need no further look.
 
+    They are all with a feature, and the unreadable ones that this very decoder could not read.
 
-def settled_image_ids(store: str) -> set[str]:
-    """The images that need no further look.
+    Args:
+        store: Folder of feature files.
+        image_ids: The images asked about.
 
-    Those are all with a feature, and the unreadable ones that this very decoder could not read.
+    Returns:
+        Their image_ids, in the order of the question.
     """
-    settled: set[str] = set()
-    for url in feature_files(store):
-        rows = storage.read_table(url, FEATURES, ["image_id", "error"])
+    position_of = _positions_of(image_ids)
+
+    def settled(table: storage.OpenTable, group: int) -> NDArray[np.int64]:
+        rows = table.read(group, ["image_id", "error"])
         is_settled = pc.is_null(rows["error"])
-        if storage.read_metadata(url).get("decoder") == DECODER:
+        if table.metadata.get("decoder") == DECODER:
             is_settled = pc.or_(is_settled, pc.fill_null(pc.not_equal(rows["error"], GONE), False))
-        settled.update(rows["image_id"].filter(is_settled).to_pylist())
-    return settled
+        return _look_up(position_of, rows["image_id"].filter(is_settled))
+
+    is_settled = np.zeros(len(image_ids), bool)
+    for positions in read_store(store, settled):
+        is_settled[positions[positions >= 0]] = True
+    return image_ids.filter(pa.array(is_settled))
 
 
-def read_image_rows(store: str, image_ids: set[str]) -> pa.Table:
+def read_image_rows(store: str, image_ids: pa.ChunkedArray) -> pa.Table:
     """Read all but the features of some images.
 
     Args:
@@ -88,49 +103,164 @@ def read_image_rows(store: str, image_ids: set[str]) -> pa.Table:
         image_ids: The images wanted.
 
     Returns:
-        A table of `schemas.FEATURES` without `feature`, at most one row per image, sorted by
-        image_id; a row with a feature wins over one with an error, and any error over
-        "file is gone".
+        A table of the columns `LEARNED`, at most one row per image: see `best_rows`.
     """
-    columns = [name for name in FEATURES.names if name != "feature"]
-    wanted = pa.array(sorted(image_ids), pa.string())
-    tables = [FEATURES.empty_table().select(columns)]
-    for url in feature_files(store):
-        rows = storage.read_table(url, FEATURES, columns).replace_schema_metadata(None)
-        tables.append(rows.filter(pc.is_in(rows["image_id"], value_set=wanted)))
-    found = pa.concat_tables(tables)
+    position_of = _positions_of(image_ids)
+
+    def learned(table: storage.OpenTable, group: int) -> pa.Table:
+        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        if (positions < 0).all():
+            return nothing
+        rows = table.read(group, LEARNED).filter(pa.array(positions >= 0))
+        return rows.replace_schema_metadata(None)
+
+    nothing = FEATURES.empty_table().select(LEARNED)
+    return best_rows(pa.concat_tables([nothing, *read_store(store, learned)]))
+
+
+def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
+    """Choose the row of each image that has several.
+
+    A feature wins over an error, and any error over "file is gone". Among equals the values decide,
+    so that it does not matter in which files the rows are, nor in which order.
+
+    Args:
+        rows: A table that has the columns `LEARNED`.
+        tie_break: Another column that decides between rows that are equal in all of those.
+
+    Returns:
+        The rows that won, sorted by image_id.
+    """
     rank = pc.case_when(
-        pc.make_struct(pc.is_null(found["error"]), pc.equal(found["error"], GONE)),
+        pc.make_struct(pc.is_null(rows["error"]), pc.equal(rows["error"], GONE)),
         pa.scalar(0),
         pa.scalar(2),
         pa.scalar(1),
     )
-    rows = found.append_column("rank", rank).sort_by(
-        [("image_id", "ascending"), ("rank", "ascending"), ("error", "ascending")]
+    keys = ["image_id", "rank", "error", "sha256", "width", "height", "sharpness"]
+    if tie_break is not None:
+        keys.append(tie_break)
+    ranked = rows.append_column("rank", rank).sort_by([(key, "ascending") for key in keys])
+    names = ranked["image_id"].combine_chunks()
+    is_first = pa.concat_arrays(
+        [pa.array([True] * min(1, len(names)), pa.bool_()), pc.not_equal(names[1:], names[:-1])]
     )
-    names = rows["image_id"].to_numpy(zero_copy_only=False).astype(str)
-    _, first = np.unique(names, return_index=True)
-    return rows.take(pa.array(first, pa.int64())).drop_columns("rank")
+    return ranked.drop_columns("rank").filter(is_first)
 
 
 def iterate_features(
-    store: str, item_of: dict[str, int]
+    store: str, rows: pa.Table
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Read the features of some images, file by file.
+    """Read the features of some images.
 
     Args:
         store: Folder of feature files.
-        item_of: Item of each wanted image_id.
+        rows: The images wanted: rows of `read_image_rows` without an error.
 
     Yields:
-        `(n,)` int64 items and their `(n, 512)` float32 features; an item may come twice.
+        `(n,)` int64 positions in `rows` and their `(n, 512)` float32 features; each position once.
+
+    Raises:
+        ArtifactError: A row has no feature.
     """
-    wanted = pa.array(sorted(item_of), pa.string())
-    for url in feature_files(store):
-        rows = storage.read_table(url, FEATURES, ["image_id", "feature"])
-        keep = pc.and_(pc.is_valid(rows["feature"]), pc.is_in(rows["image_id"], value_set=wanted))
-        rows = rows.filter(keep).combine_chunks()
-        if rows.num_rows:
-            items = np.array([item_of[name] for name in rows["image_id"].to_pylist()], np.int64)
-            values = rows["feature"].chunk(0).flatten().to_numpy()
-            yield items, values.reshape(-1, FEATURE_DIM)
+    position_of = _positions_of(rows["image_id"])
+
+    def features(table: storage.OpenTable, group: int) -> tuple[NDArray[np.int64], pa.Table]:
+        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        is_wanted = positions >= 0
+        if not is_wanted.any():
+            return positions[is_wanted], nothing
+        found = table.read(group, [*LEARNED, "feature"]).filter(pa.array(is_wanted))
+        # Of an image with several rows, the feature is that of the row that won.
+        same = _is_same(found, rows.take(pa.array(positions[is_wanted])))
+        has_feature = pc.and_(same, pc.is_valid(found["feature"]))
+        return positions[is_wanted][has_feature.to_numpy()], found.filter(has_feature)
+
+    nothing = FEATURES.empty_table()
+    is_missing = np.ones(rows.num_rows, bool)
+    for found_at, found in read_store(store, features):
+        positions, first = np.unique(found_at, return_index=True)
+        is_new = is_missing[positions]
+        is_missing[positions] = False
+        if is_new.any():
+            values = found["feature"].take(pa.array(first[is_new])).combine_chunks()
+            yield positions[is_new], values.flatten().to_numpy().reshape(-1, FEATURE_DIM)
+    if is_missing.any():
+        example = rows["image_id"][int(is_missing.argmax())]
+        raise ArtifactError(
+            f"expected a feature of each of {rows.num_rows} images, found none of "
+            f"{is_missing.sum()}, such as {example}: {store}"
+        )
+
+
+def read_store(store: str, read: Callable[[storage.OpenTable, int], Result]) -> Iterator[Result]:
+    """Read all files of a store, several at a time.
+
+    The store may be compacted meanwhile: what is no longer where it was listed is in a file that a
+    later listing shows. So the store is listed until that shows nothing new. A listing of very many
+    files may itself miss rows that move while it is made; then the next one has them.
+
+    Args:
+        store: Folder of feature files.
+        read: What to read of one row group, given by its number; called in several threads.
+
+    Yields:
+        What was read of each row group, in the order of the listings. Rows may come twice.
+    """
+    known: set[str] = set()
+    while files := {
+        url: size for url, size in storage.list_sizes(store, ".parquet").items() if url not in known
+    }:
+        known |= files.keys()
+        for groups in _read_ahead(files, lambda url: _read_file(store, url, read)):
+            yield from groups
+
+
+def _read_ahead(size_of: Mapping[str, int], read: Callable[[str], Result]) -> Iterator[Result]:
+    """Read files in threads, as many at a time as the limits allow, and give them in order."""
+    ahead: deque[tuple[int, Future[Result]]] = deque()
+    num_bytes = 0
+    with ThreadPoolExecutor(MAX_READERS) as pool:
+        for url, size in size_of.items():
+            while ahead and (len(ahead) == MAX_READERS or num_bytes + size > MAX_BYTES_AHEAD):
+                first_size, first = ahead.popleft()
+                num_bytes -= first_size
+                yield first.result()
+            ahead.append((size, pool.submit(read, url)))
+            num_bytes += size
+        while ahead:
+            yield ahead.popleft()[1].result()
+
+
+def _read_file(
+    store: str, url: str, read: Callable[[storage.OpenTable, int], Result]
+) -> list[Result]:
+    try:
+        with storage.open_table(url, FEATURES) as table:
+            found = table.metadata.get("fingerprint")
+            if not store.endswith(f"/{found}"):
+                logger.warning("left out, because its fingerprint is %s: %s", found, url)
+                return []
+            return [read(table, group) for group in range(table.num_groups)]
+    except MissingArtifactError:
+        return []
+
+
+def _positions_of(image_ids: pa.ChunkedArray) -> dict[str, int]:
+    # Arrow would hash all image_ids anew for each of thousands of files.
+    return {image_id: position for position, image_id in enumerate(image_ids.to_pylist())}
+
+
+def _look_up(position_of: Mapping[str, int], image_ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    found = (position_of.get(image_id, -1) for image_id in image_ids.to_pylist())
+    return np.fromiter(found, np.int64, len(image_ids))
+
+
+def _is_same(rows: pa.Table, others: pa.Table) -> pa.Array:
+    """Tell for each row whether it is the other one; null is null's equal."""
+    same = pa.array(np.ones(rows.num_rows, bool))
+    for name in LEARNED:
+        both_null = pc.and_(pc.is_null(rows[name]), pc.is_null(others[name]))
+        equal = pc.fill_null(pc.equal(rows[name], others[name]), False)
+        same = pc.and_(same, pc.or_(equal, both_null))
+    return same

@@ -66,32 +66,41 @@ class Index:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """Which items are compared with which."""
+
+    url: str
+    folder_url: str
+    """Where the search in these cells puts what it finds."""
+    depth: int
+    """Cells that an item of a large partition is in; 0 compares every pair."""
+    num_items: int
+    cores_url: str | None = None
+    """The core items, where a neighbour alone does not make one."""
+
+
+@dataclass(frozen=True)
 class SearchRange:
-    """A range of items whose neighbours one task finds, and how deep it searches."""
+    """The items that one task compares: those at home in the cells, counted over all cells."""
 
     start: int
     stop: int
-    depth: int
-    """Factor on Annoy's `search_k`; 0 compares every pair."""
 
 
 @dataclass(frozen=True)
-class EdgeFile:
-    """Pairs within eps found from one range of items."""
+class CoreFile:
+    """The core items of one search range."""
 
     url: str
-    num_edges: int
+    num_cores: int
 
 
 @dataclass(frozen=True)
-class Neighbors:
-    """All pairs within eps, and how many of them the search is known to find."""
+class LinkFile:
+    """What one search range connects."""
 
-    edge_files: tuple[EdgeFile, ...]
-    recall: float
-    """Share of the pairs within eps of a random sample that were found, in [0, 1]."""
-    depth: int
-    """Depth of the search that was good enough; 0 compared every pair."""
+    url: str
+    num_links: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,16 @@ class Clusters:
 
     url: str
     num_clusters: int
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """How well the pairs within eps were searched."""
+
+    recall: float
+    """Share of the pairs within eps of a random sample that the clusters honour, in [0, 1]."""
+    depth: int
+    """Depth of the search that was good enough; 0 compared every pair."""
 
 
 @dataclass(frozen=True)

@@ -67,11 +67,19 @@ ITEMS = pa.schema(
     ]
 )
 
-EDGES = pa.schema(
+CELLS = pa.schema(
+    [
+        pa.field("home", pa.list_(pa.int32()), nullable=False),
+        pa.field("guests", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+
+CORES = pa.schema([pa.field("item_id", pa.int32(), nullable=False)])
+
+LINKS = pa.schema(
     [
         pa.field("item_id", pa.int32(), nullable=False),
-        pa.field("neighbor_id", pa.int32(), nullable=False),
-        pa.field("distance", pa.float32(), nullable=False),
+        pa.field("linked_id", pa.int32(), nullable=False),
     ]
 )
 
@@ -79,7 +87,7 @@ CLUSTERS = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("cluster_id", pa.int32(), nullable=False),
-        pa.field("num_neighbors", pa.int32(), nullable=False),
+        pa.field("is_core", pa.bool_(), nullable=False),
     ]
 )
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from config import DedupConfig, SourceSettings
 from tasks import storage
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
 """Endings of files that somebody is still writing."""
+
+_ROWS_PER_DIGEST_STEP = 10_000
 
 INVALID_NAME = "file name is not valid UTF-8"
 
@@ -98,21 +101,20 @@ def inventory_table(files: Iterable[StoredFile], settings: SourceSettings) -> pa
     Returns:
         A table of `schemas.INVENTORY`.
     """
-    rows = [
-        {
-            "image_id": image_id(file.url, file.size_bytes, file.etag),
-            "url": file.url,
-            "size_bytes": file.size_bytes,
-            "etag": file.etag,
-            "camera": partition_of(file.relative_path, settings.partition_by)
-            if file.is_name_valid
-            else "",
-            "captured_at": file.modified_at,
-            "error": None if file.is_name_valid else INVALID_NAME,
-        }
-        for file in files
-    ]
-    return pa.Table.from_pylist(rows, schema=INVENTORY)
+    files = list(files)
+    columns = {
+        "image_id": [image_id(file.url, file.size_bytes, file.etag) for file in files],
+        "url": [file.url for file in files],
+        "size_bytes": [file.size_bytes for file in files],
+        "etag": [file.etag for file in files],
+        "camera": [
+            partition_of(file.relative_path, settings.partition_by) if file.is_name_valid else ""
+            for file in files
+        ],
+        "captured_at": [file.modified_at for file in files],
+        "error": [None if file.is_name_valid else INVALID_NAME for file in files],
+    }
+    return pa.table(columns, INVENTORY)
 
 
 def image_id(url: str, size_bytes: int, etag: str) -> str:
@@ -131,6 +133,15 @@ def rows_digest(table: pa.Table, columns: list[str]) -> str:
         12 hexadecimal digits of a SHA-256.
     """
     digest = hashlib.sha256()
-    for row in zip(*(table[name].to_pylist() for name in columns), strict=True):
-        digest.update(json.dumps([str(value) for value in row]).encode())
+    for batch in table.select(columns).to_batches(max_chunksize=_ROWS_PER_DIGEST_STEP):
+        for row in zip(*(_as_text(column).to_pylist() for column in batch.columns), strict=True):
+            digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:12]
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Values as `str` writes them, at Arrow's speed."""
+    text = pc.fill_null(pc.cast(column, pa.string()), "None")
+    if pa.types.is_timestamp(column.type):
+        text = pc.replace_substring_regex(text, r"(\.000000)?Z$", "+00:00")
+    return text

@@ -25,7 +25,7 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     """Publish the plan: inventory minus feature store, one row group per shard."""
     workspace_url = storage.absolute_url(config.workspace_url)
     listed = storage.read_table(inventory.url, INVENTORY)
-    settled = settled_image_ids(store_url(workspace_url, config.features))
+    settled = settled_image_ids(store_url(workspace_url, config.features), listed["image_id"])
     pending = pending_images(listed, settled)
     logger.info(
         "%d of %d images are embedded already, %d to go",
@@ -44,7 +44,7 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     return shards_of(url, pending, shard_size)
 
 
-def pending_images(listed: pa.Table, settled: set[str]) -> pa.Table:
+def pending_images(listed: pa.Table, settled: pa.ChunkedArray) -> pa.Table:
     """Select the images that must be embedded, in the order of the inventory.
 
     Args:
@@ -54,7 +54,7 @@ def pending_images(listed: pa.Table, settled: set[str]) -> pa.Table:
     Returns:
         A table of `schemas.SHARD`.
     """
-    done = pc.is_in(listed["image_id"], value_set=pa.array(sorted(settled), pa.string()))
+    done = pc.is_in(listed["image_id"], value_set=settled)
     readable_name = pc.is_null(listed["error"])
     pending = listed.filter(pc.and_(readable_name, pc.invert(done)))
     return pending.select(SHARD.names).replace_schema_metadata(None)

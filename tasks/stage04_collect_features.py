@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from config import DedupConfig
 from tasks import storage
@@ -21,7 +22,7 @@ from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
 
-DECISION_VERSION = 1
+DECISION_VERSION = 2
 """Raised when the code of stages 4 to 9 decides differently on the same features."""
 
 NOT_EMBEDDED = "not embedded: its shard failed"
@@ -34,7 +35,7 @@ def collect_features(inventory: Inventory, config: DedupConfig) -> Collection:
     source_url = storage.absolute_url(config.source_url)
     store = store_url(workspace_url, config.features)
     listed = storage.read_table(inventory.url, INVENTORY)
-    rows = read_image_rows(store, set(listed["image_id"].to_pylist()))
+    rows = read_image_rows(store, listed["image_id"])
     images = image_table(listed, rows)
     readable = images.filter(pc.is_valid(images["item_id"]))
 
@@ -51,7 +52,7 @@ def collect_features(inventory: Inventory, config: DedupConfig) -> Collection:
         features_url=storage.join(run_url, "features.npy"),
         num_images=images.num_rows,
         num_items=readable.num_rows,
-        largest_partition=max(Counter(readable["camera"].to_pylist()).values(), default=0),
+        largest_partition=pc.max(pc.value_counts(readable["camera"]).field("counts")).as_py() or 0,
         num_missing=pc.sum(pc.equal(images["error"], NOT_EMBEDDED)).as_py() or 0,
     )
     storage.publish_table(
@@ -60,11 +61,18 @@ def collect_features(inventory: Inventory, config: DedupConfig) -> Collection:
             {"source_url": source_url, "settings": json.dumps(settings, sort_keys=True)}
         ),
     )
-    item_of = dict(
-        zip(readable["image_id"].to_pylist(), readable["item_id"].to_pylist(), strict=True)
+    featured = rows.filter(pc.is_in(rows["image_id"], value_set=readable["image_id"]))
+    position = pc.index_in(featured["image_id"], value_set=readable["image_id"])
+    items = readable["item_id"].take(position).to_numpy()
+    storage.publish(
+        collection.features_url,
+        lambda path: write_matrix(
+            path,
+            len(items),
+            ((items[at], features) for at, features in iterate_features(store, featured)),
+        ),
     )
-    storage.publish(collection.features_url, lambda path: _write_matrix(path, store, item_of))
-    logger.info("run %s: %d of %d images have a feature", run_id, len(item_of), images.num_rows)
+    logger.info("run %s: %d of %d images have a feature", run_id, len(items), images.num_rows)
     return collection
 
 
@@ -79,30 +87,40 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
         A table of `schemas.IMAGES`, sorted by URL. Images with a feature have dense item_ids in
         the order of camera and URL, so that a camera is one range of items.
     """
-    found = {row["image_id"]: row for row in rows.to_pylist()}
-    nothing = dict.fromkeys(("sha256", "width", "height", "sharpness"))
-    images = []
-    for image in listed.to_pylist():
-        row = found.get(image["image_id"])
-        learned = {name: row[name] for name in nothing} if row else nothing
-        error = image["error"] or (row["error"] if row else NOT_EMBEDDED)
-        images.append({**image, **learned, "error": error, "item_id": None})
-    items = sorted(
-        (image for image in images if image["error"] is None),
-        key=lambda image: (image["camera"], image["url"]),
-    )
-    for item_id, image in enumerate(items):
-        image["item_id"] = item_id
-    images.sort(key=lambda image: image["url"])
-    return pa.Table.from_pylist(images, schema=IMAGES)
+    learned = rows.take(pc.index_in(listed["image_id"], value_set=rows["image_id"]))
+    is_unknown = pc.is_null(learned["image_id"])
+    error = pc.coalesce(listed["error"], pc.if_else(is_unknown, NOT_EMBEDDED, learned["error"]))
+    images = listed.set_column(listed.column_names.index("error"), "error", error)
+    order = pc.sort_indices(images, [("camera", "ascending"), ("url", "ascending")])
+    order = order.filter(pc.is_null(error.take(order))).to_numpy()
+    items = np.full(images.num_rows, -1, np.int32)
+    items[order] = np.arange(len(order))
+    images = images.append_column("item_id", pa.array(items, mask=items < 0))
+    for name in ("sha256", "width", "height", "sharpness"):
+        images = images.append_column(name, learned[name])
+    return images.sort_by("url").select(IMAGES.names).cast(IMAGES)
 
 
-def _write_matrix(path: Path, store: str, item_of: dict[str, int]) -> None:
-    matrix = np.zeros((len(item_of), FEATURE_DIM), np.float32)
-    for items, features in iterate_features(store, item_of):
-        matrix[items] = features
+def write_matrix(
+    path: Path, num_items: int, blocks: Iterable[tuple[NDArray[np.int32], NDArray[np.float32]]]
+) -> None:
+    """Write features as one `.npy` matrix without ever holding it.
+
+    Args:
+        path: The file.
+        num_items: Rows of the matrix.
+        blocks: `(n,)` items and their `(n, 512)` features, in any order, each item once.
+    """
+    row_bytes = FEATURE_DIM * np.dtype(np.float32).itemsize
+    header = {"descr": "<f4", "fortran_order": False, "shape": (num_items, FEATURE_DIM)}
     # Written plainly: on a full disk a memory map would kill the process, and np.save hides why.
     with path.open("wb") as file:
-        header = np.lib.format.header_data_from_array_1_0(matrix)
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(matrix.data)
+        start = file.tell()
+        for items, features in blocks:
+            order = np.argsort(items)
+            # The images of a shard follow each other, so most of a block is one piece.
+            ends = np.flatnonzero(np.diff(items[order]) != 1) + 1
+            for piece in np.split(order, ends):
+                file.seek(start + int(items[piece[0]]) * row_bytes)
+                file.write(np.ascontiguousarray(features[piece], "<f4").data)

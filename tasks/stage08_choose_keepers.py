@@ -2,48 +2,56 @@
 
 import heapq
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from config import DedupConfig
 from tasks import storage
-from tasks.distances import cosine_distances
-from tasks.references import Clusters, Collection, Keepers, Neighbors
+from tasks.cells import open_features
+from tasks.comparisons import (
+    COLUMNS_AT_ONCE,
+    ROWS_AT_ONCE,
+    SLACK,
+    Features,
+    Items,
+    are_within,
+    pair_distances,
+)
+from tasks.distances import within
+from tasks.references import Clusters, Collection, Keepers
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
 from tasks.stage import stage
-from tasks.stage06_find_neighbors import read_edges
-from tasks.stage07_cluster_images import neighbor_graph
 
 logger = logging.getLogger(__name__)
 
 Labels = NDArray[np.int32]
 Ranks = NDArray[np.int64]
 
+_WINDOW = 16_384
+"""Items of a cluster that are covered together: their adjacency is 32 MiB of bits."""
+
 
 @stage("choose_keepers")
-def choose_keepers(
-    clusters: Clusters, neighbors: Neighbors, collection: Collection, config: DedupConfig
-) -> Keepers:
+def choose_keepers(clusters: Clusters, collection: Collection, config: DedupConfig) -> Keepers:
     """Publish the keeper of every item that is to go, with the exact distance to it."""
     labels = storage.read_table(clusters.url, CLUSTERS)["cluster_id"].to_numpy()
     images = storage.read_table(collection.images_url, IMAGES)
     items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
+    features = open_features(collection.features_url)
     if config.clusters.keepers == "cover":
-        graph = neighbor_graph(read_edges(list(neighbors.edge_files)), collection.num_items)
-        keeper_of = cover_keepers(graph, labels, quality_ranks(items))
+        keeper_of = cover_keepers(features, labels, quality_ranks(items), eps=config.neighbors.eps)
     else:
         keeper_of = first_keepers(labels, url_ranks(items))
     removed = np.flatnonzero(keeper_of >= 0)
-    features = np.load(storage.local_path(collection.features_url), mmap_mode="r")
-    image_ids = items["image_id"].to_numpy(zero_copy_only=False)
+    image_ids = items["image_id"].combine_chunks()
     table = pa.Table.from_arrays(
         [
-            pa.array(image_ids[removed], pa.string()),
-            pa.array(image_ids[keeper_of[removed]], pa.string()),
+            image_ids.take(pa.array(removed)),
+            image_ids.take(pa.array(keeper_of[removed])),
             pa.array(paired_distances(features, removed, keeper_of[removed])),
         ],
         schema=KEEPERS,
@@ -90,64 +98,138 @@ def _ranks(order: NDArray[np.int64]) -> Ranks:
     return ranks
 
 
-def cover_keepers(graph: csr_matrix, labels: Labels, ranks: Ranks) -> NDArray[np.int64]:
-    """Choose few keepers such that every other image of a cluster is a neighbour of one.
+def cover_keepers(
+    features: Features, labels: Labels, ranks: Ranks, *, eps: float, window: int = _WINDOW
+) -> Items:
+    """Choose few keepers such that every other image of a cluster is within eps of one.
 
     Greedy cover (Chvátal, 1979): the image that covers most images not covered yet is kept next;
-    the better one of equals. Afterwards every image that is not kept gets its nearest keeper.
+    the better one of equals. Afterwards every image that is not kept gets its nearest keeper. A
+    cluster of more than `window` images is covered window by window, in the order of its items,
+    after the keepers of earlier windows have covered what they can.
 
     Args:
-        graph: `(N, N)` float32 distances within eps, symmetric, without a diagonal.
+        features: `(N, D)` float32 of unit length; may be a memory map.
         labels: `(N,)` int32 clusters, -1 for noise.
         ranks: `(N,)` int64, 0 for the best image.
+        eps: Largest cosine distance to a keeper.
+        window: Images covered together.
 
     Returns:
         `(N,)` int64: the item that is kept for this one, -1 for one that is kept itself. A keeper
-        is in the same cluster and has a stored distance to the item.
+        is in the same cluster and within eps.
     """
-    graph = _within_clusters(graph, labels)
-    is_covered = labels == -1
-    is_kept = labels == -1
+    keeper_of = np.full(len(labels), -1, np.int64)
+    for members in members_of_clusters(labels):
+        kept = np.empty(0, np.int64)
+        for start in range(0, len(members), window):
+            some = members[start : start + window]
+            is_covered = _any_within(features, some, kept, eps)
+            near = adjacency(features, some, some[~is_covered], eps)
+            kept = np.concatenate([kept, some[greedy_cover(near, ranks[some])]])
+        others = np.setdiff1d(members, kept, assume_unique=True)
+        for start in range(0, len(others), ROWS_AT_ONCE):
+            some = others[start : start + ROWS_AT_ONCE]
+            keeper_of[some] = nearest_keepers(features, some, kept, ranks[kept], eps=eps)
+    return keeper_of
+
+
+def members_of_clusters(labels: Labels) -> Iterator[Items]:
+    """The items of each cluster, sorted, without noise."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], np.arange(labels.max(initial=-1) + 2))
+    for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        yield order[start:stop]
+
+
+def _any_within(features: Features, items: Items, others: Items, eps: float) -> NDArray[np.bool_]:
+    """Tell which items are within eps of any of the others."""
+    found = np.zeros(len(items), np.bool_)
+    for start in range(0, len(others), ROWS_AT_ONCE):
+        rest = np.flatnonzero(~found)
+        some = others[start : start + ROWS_AT_ONCE]
+        found[rest] = are_within(features[some], features[items[rest]], eps).any(axis=0)
+    return found
+
+
+def adjacency(features: Features, rows: Items, columns: Items, eps: float) -> NDArray[np.uint8]:
+    """Pack which items are within eps of which others into bits.
+
+    Args:
+        features: `(N, D)` float32 of unit length.
+        rows: `(R,)` items.
+        columns: `(C,)` items.
+        eps: Largest cosine distance.
+
+    Returns:
+        `(R, ceil(C / 8))` uint8, as `np.packbits` packs rows.
+    """
+    b = features[columns]
+    bits = np.empty((len(rows), -(-len(columns) // 8)), np.uint8)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        bits[some] = np.packbits(are_within(features[rows[some]], b, eps), axis=1)
+    return bits
+
+
+def greedy_cover(near: NDArray[np.uint8], ranks: Ranks) -> Items:
+    """Choose rows until each column that any row covers is covered.
+
+    Args:
+        near: `(R, B)` uint8, for each row the bits of the columns it covers.
+        ranks: `(R,)` int64, lower is better among rows that cover equally many.
+
+    Returns:
+        The chosen rows, in the order in which they were chosen.
+    """
+    chosen = []
+    uncovered = np.bitwise_or.reduce(near, axis=0)
     # Nobody's gain grows, so an entry whose gain is still right is the best there is.
-    gains = np.diff(graph.indptr) + 1
-    heap = [
-        (-int(gains[item]), int(ranks[item]), int(item)) for item in np.flatnonzero(labels >= 0)
-    ]
+    gains = np.bitwise_count(near).sum(axis=1, dtype=np.int64)
+    heap = list(zip((-gains).tolist(), ranks.tolist(), range(len(near)), strict=True))
     heapq.heapify(heap)
-    while heap:
-        gain, rank, item = heapq.heappop(heap)
-        neighbors = graph.indices[graph.indptr[item] : graph.indptr[item + 1]]
-        gain_now = int((~is_covered[neighbors]).sum()) + int(not is_covered[item])
-        if gain_now == 0:
-            continue
-        if gain_now < -gain:
-            heapq.heappush(heap, (-gain_now, rank, item))
-            continue
-        is_kept[item] = True
-        is_covered[item] = True
-        is_covered[neighbors] = True
-    return _nearest_keepers(graph, is_kept, ranks)
+    while uncovered.any():
+        gain, rank, row = heapq.heappop(heap)
+        gain_now = int(np.bitwise_count(near[row] & uncovered).sum(dtype=np.int64))
+        if gain_now == -gain:
+            chosen.append(row)
+            uncovered &= ~near[row]
+        elif gain_now:
+            heapq.heappush(heap, (-gain_now, rank, row))
+    return np.array(chosen, np.int64)
 
 
-def _within_clusters(graph: csr_matrix, labels: Labels) -> csr_matrix:
-    """Drop the pairs between two clusters: a border item may be near both."""
-    pairs = graph.tocoo()
-    keep = (labels[pairs.row] == labels[pairs.col]) & (labels[pairs.row] >= 0)
-    inside = csr_matrix((pairs.data[keep], (pairs.row[keep], pairs.col[keep])), shape=graph.shape)
-    inside.sort_indices()
-    return inside
+def nearest_keepers(
+    features: Features, items: Items, keepers: Items, ranks: Ranks, *, eps: float
+) -> Items:
+    """Find the nearest keeper of each item by exact distance, the better one of equally near ones.
 
+    Args:
+        features: `(N, D)` float32 of unit length.
+        items: `(n,)` items, each within eps of at least one keeper.
+        keepers: `(K,)` items that are kept.
+        ranks: `(K,)` int64, lower is better.
+        eps: Largest cosine distance to a keeper.
 
-def _nearest_keepers(
-    graph: csr_matrix, is_kept: NDArray[np.bool_], ranks: Ranks
-) -> NDArray[np.int64]:
-    keeper_of = np.full(len(is_kept), -1, np.int64)
-    pairs = graph.tocoo()
-    useful = ~is_kept[pairs.row] & is_kept[pairs.col]
-    items, keepers, distances = pairs.row[useful], pairs.col[useful], pairs.data[useful]
+    Returns:
+        `(n,)` int64, one of the keepers for each item.
+    """
+    a = features[items]
+    best = np.full((len(items), 1), -1.0, np.float32)
+    found = []
+    for start in range(0, len(keepers), COLUMNS_AT_ONCE):
+        b = features[keepers[start : start + COLUMNS_AT_ONCE]]
+        products = a @ b.T
+        best = np.maximum(best, products.max(axis=1, keepdims=True))
+        i, j = np.nonzero(products >= best - np.float32(2 * SLACK))
+        distances = pair_distances(a, b, i, j)
+        near = within(distances, eps)
+        found.append((i[near], start + j[near], distances[near]))
+    i, j, distances = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    keeper_of = np.full(len(items), -1, np.int64)
     # The last assignment to an item stands, so the nearest and then the best keeper comes last.
-    order = np.lexsort((ranks[keepers], distances))[::-1]
-    keeper_of[items[order]] = keepers[order]
+    order = np.lexsort((ranks[j], distances))[::-1]
+    keeper_of[i[order]] = keepers[j[order]]
     return keeper_of
 
 
@@ -163,17 +245,13 @@ def first_keepers(labels: Labels, ranks: Ranks) -> NDArray[np.int64]:
     """
     keeper_of = np.full(len(labels), -1, np.int64)
     order = np.argsort(ranks)
-    clusters, first = np.unique(labels[order], return_index=True)
-    first_of = dict(zip(clusters.tolist(), order[first].tolist(), strict=True))
-    for item in np.flatnonzero(labels >= 0):
-        keeper = first_of[int(labels[item])]
-        if keeper != item:
-            keeper_of[item] = keeper
+    _, first, position = np.unique(labels[order], return_index=True, return_inverse=True)
+    keeper_of[order] = order[first][position]
+    is_kept = (labels == -1) | (keeper_of == np.arange(len(labels)))
+    keeper_of[is_kept] = -1
     return keeper_of
 
 
-def paired_distances(
-    features: NDArray[np.float32], items: NDArray[np.int64], keepers: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def paired_distances(features: Features, items: Items, keepers: Items) -> NDArray[np.float32]:
     """Distance of each item to its keeper, recomputed from the features: `(n,)` float32."""
-    return cosine_distances(features[items], features[keepers])
+    return pair_distances(features, features, items, keepers)

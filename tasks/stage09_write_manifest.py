@@ -2,12 +2,13 @@
 
 import json
 import logging
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from config import DedupConfig
 from tasks import storage
+from tasks.errors import ArtifactError
 from tasks.manifests import DIGEST, manifest_digest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Manifest, Neighbors
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, SCHEMA_VERSION
@@ -75,47 +76,60 @@ def manifest_table(
     Returns:
         A table of `schemas.MANIFEST`, sorted by URL.
     """
-    label_of = dict(
-        zip(clusters["image_id"].to_pylist(), clusters["cluster_id"].to_pylist(), strict=True)
+    cluster = pc.index_in(images["image_id"], value_set=clusters["image_id"])
+    is_skipped = pc.is_valid(images["error"])
+    removal = pc.if_else(
+        is_skipped, None, pc.index_in(images["image_id"], value_set=keepers["image_id"])
     )
-    keeper_of = {row["image_id"]: row for row in keepers.to_pylist()}
-    rows = images.to_pylist()
-    image_of = {row["image_id"]: row for row in rows}
-    decisions = []
-    for row in rows:
-        cluster_id = label_of.get(row["image_id"], -1)
-        keeper = keeper_of.get(row["image_id"])
-        decision: dict[str, Any] = {
-            **{name: row[name] for name in ("url", "size_bytes", "etag", "sha256")},
+    twin = pc.index_in(keepers["keeper_id"], value_set=images["image_id"]).take(removal)
+    if twin.null_count != removal.null_count:
+        num_unknown = twin.null_count - removal.null_count
+        raise ArtifactError(f"{num_unknown} keepers are no images of the run")
+    cluster_id = pc.fill_null(clusters["cluster_id"].take(cluster), -1)
+    distance = keepers["distance"].take(removal)
+    is_copy = pc.equal(images["sha256"], images["sha256"].take(twin))
+    is_removed = pc.is_valid(removal)
+    kept_because = pc.if_else(pc.equal(cluster_id, -1), "unique", "keeper")
+    reason = pc.case_when(
+        pc.make_struct(is_skipped, is_removed),
+        reasons_to_skip(images["error"]),
+        reasons_to_remove(is_copy, distance, eps=eps),
+        kept_because,
+    )
+    action = pc.case_when(pc.make_struct(is_skipped, is_removed), "skip", "remove", "keep")
+    return pa.table(
+        {
+            **{name: images[name] for name in ("url", "size_bytes", "etag", "sha256")},
             "cluster_id": cluster_id,
-            "keeper_url": None,
-            "distance": None,
-        }
-        if row["error"] is not None:
-            decision |= {"action": "skip", "reason": reason_to_skip(row["error"])}
-        elif keeper is None:
-            decision |= {"action": "keep", "reason": "unique" if cluster_id == -1 else "keeper"}
-        else:
-            twin = image_of[keeper["keeper_id"]]
-            decision |= {
-                "action": "remove",
-                "keeper_url": twin["url"],
-                "distance": keeper["distance"],
-                "reason": reason_to_remove(
-                    is_copy=row["sha256"] == twin["sha256"], distance=keeper["distance"], eps=eps
-                ),
-            }
-        decisions.append(decision)
-    return pa.Table.from_pylist(decisions, schema=MANIFEST)
+            "action": action,
+            "keeper_url": images["url"].take(twin),
+            "distance": distance,
+            "reason": reason,
+        },
+        MANIFEST,
+    )
 
 
-def reason_to_skip(error: str) -> str:
-    """Why an image without a feature is left alone."""
-    return error if error == NOT_EMBEDDED else f"unreadable: {error}"
+def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Why images without a feature are left alone."""
+    return pc.if_else(
+        pc.equal(errors, NOT_EMBEDDED),
+        errors,
+        pc.binary_join_element_wise("unreadable: ", errors, ""),
+    )
 
 
-def reason_to_remove(*, is_copy: bool, distance: float, eps: float) -> str:
-    """Why an image can go; `same cluster` says that its keeper is no twin within eps."""
-    if is_copy:
-        return "exact copy"
-    return "within eps" if distance <= eps else "same cluster"
+def reasons_to_remove(
+    is_copy: pa.ChunkedArray, distances: pa.ChunkedArray, *, eps: float
+) -> pa.ChunkedArray:
+    """Why images can go; `same cluster` says that the keeper is no twin within eps.
+
+    Args:
+        is_copy: Whether each image has its keeper's content.
+        distances: float32 cosine distances to the keeper.
+        eps: Largest cosine distance of a twin.
+    """
+    is_within = pc.less_equal(pc.cast(distances, pa.float64()), eps)
+    return pc.case_when(
+        pc.make_struct(is_copy, is_within), "exact copy", "within eps", "same cluster"
+    )

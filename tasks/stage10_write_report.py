@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import jinja2
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect.artifacts import create_markdown_artifact
@@ -91,27 +92,29 @@ def cluster_strips(
     Returns:
         At most `MAX_CLUSTERS` clusters, the largest first, of at most `MAX_PICTURES` pictures.
     """
-    members: dict[int, list[dict[str, Any]]] = {}
-    for row in manifest.filter(pc.greater_equal(manifest["cluster_id"], 0)).to_pylist():
-        members.setdefault(row["cluster_id"], []).append(row)
-    largest = sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))[:MAX_CLUSTERS]
+    labels = manifest["cluster_id"].to_numpy()
+    cluster_ids, sizes = np.unique(labels[labels >= 0], return_counts=True)
+    largest = np.lexsort((cluster_ids, -sizes))[:MAX_CLUSTERS]
     return [
         ClusterStrip(
-            cluster_id=cluster_id,
-            num_images=len(rows),
-            pictures=tuple(_picture(row, thumbnail) for row in _shown(rows)),
+            cluster_id=int(cluster_ids[number]),
+            num_images=int(sizes[number]),
+            pictures=tuple(
+                _picture(row, thumbnail)
+                for row in _shown(manifest.take(np.flatnonzero(labels == cluster_ids[number])))
+            ),
         )
-        for cluster_id, rows in largest
+        for number in largest
     ]
 
 
-def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = [row for row in rows if row["action"] == "keep"]
-    removed = [row for row in rows if row["action"] == "remove"]
+def _shown(members: pa.Table) -> list[dict[str, Any]]:
+    kept = members.filter(pc.equal(members["action"], "keep"))
+    removed = members.filter(pc.equal(members["action"], "remove"))
     # The weakest twins first: they are what a person wants to check.
-    removed.sort(key=lambda row: (-row["distance"], row["url"]))
-    num_kept = min(len(kept), MAX_PICTURES // 2)
-    return kept[:num_kept] + removed[: MAX_PICTURES - num_kept]
+    weakest_first = removed.sort_by([("distance", "descending"), ("url", "ascending")])
+    num_kept = min(kept.num_rows, MAX_PICTURES // 2)
+    return [*kept[:num_kept].to_pylist(), *weakest_first[: MAX_PICTURES - num_kept].to_pylist()]
 
 
 def _picture(row: dict[str, Any], thumbnail: Callable[[str], str | None]) -> Picture:

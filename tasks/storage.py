@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.errors import ArtifactError, SourceError, StorageError
+from tasks.errors import ArtifactError, MissingArtifactError, SourceError, StorageError
 from tasks.paths import as_folder
 
 # Stores whose upload is atomic: a reader sees the old object or the new one, never a part.
@@ -31,15 +31,17 @@ _ATOMIC_PUT_PROTOCOLS = _BUCKET_PROTOCOLS | {"az", "abfs", "abfss", "memory"}
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
-# fsspec multiplies these (attempts x operations), so an unplugged network fails within minutes.
+# Tries multiply: botocore's, s3fs's (which alone notices an answer that ends too early), and the
+# stage's around both. So the inner ones are few, and patience lies in the stage.
 _S3_CLIENT_CONFIG = {
     "connect_timeout": 10,
-    "read_timeout": 60,
-    "retries": {"max_attempts": 4, "mode": "standard"},
+    "read_timeout": 30,
+    "retries": {"max_attempts": 3, "mode": "standard"},
 }
+_S3_TRIES = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredFile:
     """One file as a listing shows it."""
 
@@ -79,12 +81,14 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _filesystem(protocol: str) -> fsspec.AbstractFileSystem:
     if protocol in ("s3", "s3a"):
         # Other processes write to the same buckets: a cached listing would be stale.
-        return fsspec.filesystem(
+        fs = fsspec.filesystem(
             protocol,
             skip_instance_cache=True,
             use_listings_cache=False,
             config_kwargs=_S3_CLIENT_CONFIG,
         )
+        fs.retries = _S3_TRIES
+        return fs
     return fsspec.filesystem(protocol)
 
 
@@ -260,6 +264,21 @@ def list_names(url: str, suffix: str = "") -> list[str]:
     return sorted(str(fs.unstrip_protocol(name)) for name in names if name.endswith(suffix))
 
 
+def list_sizes(url: str, suffix: str = "") -> dict[str, int]:
+    """Bytes of each file right in a folder, sorted by URL; empty when there is no such folder."""
+    fs, path = filesystem(url)
+    try:
+        found = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    sizes = {
+        str(fs.unstrip_protocol(info["name"])): int(info["size"] or 0)
+        for info in found
+        if info["name"].endswith(suffix)
+    }
+    return dict(sorted(sizes.items()))
+
+
 def read_bytes(url: str) -> bytes:
     """Read a whole file.
 
@@ -358,15 +377,26 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish_table(url: str, table: pa.Table) -> None:
+def publish_table(url: str, table: pa.Table, *, rows_per_group: int | None = None) -> None:
     """Publish an Arrow table as Parquet (zstd); the same table gives the same bytes.
+
+    Args:
+        url: Where.
+        table: The rows, with the metadata to be written.
+        rows_per_group: Rows of a row group, by default Arrow's choice.
 
     Raises:
         StorageError: The location is not writable or full.
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    publish_bytes(url, sink.getvalue().to_pybytes())
+    options = {"compression": "zstd", "write_page_checksum": True}
+    if rows_per_group is not None:
+        options["row_group_size"] = rows_per_group
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            pq.write_table(table, file, **options)
+
+    publish(url, write)
 
 
 def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -385,12 +415,53 @@ def read_table(url: str, schema: pa.Schema, columns: list[str] | None = None) ->
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         _check_columns(url, parquet.schema_arrow, schema, wanted)
         table = parquet.read(columns=wanted)
-        table.validate(full=True)  # Arrow itself believes offsets and text
-        if table.num_rows != parquet.metadata.num_rows:
-            raise ArtifactError(
-                f"expected {parquet.metadata.num_rows} rows, found {table.num_rows}: {url}"
-            )
+        _check_rows(url, table, parquet.metadata.num_rows)
         return table
+
+
+class OpenTable:
+    """A Parquet artifact that is read row group by row group, a few columns at a time."""
+
+    def __init__(self, url: str, file: Any, schema: pa.Schema) -> None:
+        self._url, self._schema = url, schema
+        self._parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        self.metadata = _as_text(self._parquet.schema_arrow.metadata)
+        self.num_rows: int = self._parquet.metadata.num_rows
+        self.num_groups: int = self._parquet.num_row_groups
+
+    def read(self, group: int, columns: list[str]) -> pa.Table:
+        """Read some columns of one row group.
+
+        Raises:
+            ArtifactError: It has other columns or types, or other rows than it says.
+        """
+        _check_columns(self._url, self._parquet.schema_arrow, self._schema, columns)
+        # One thread: whoever reads many files has as many threads already.
+        table = self._parquet.read_row_group(group, columns=columns, use_threads=False)
+        _check_rows(self._url, table, self._parquet.metadata.row_group(group).num_rows)
+        return table
+
+
+@contextmanager
+def open_table(url: str, schema: pa.Schema) -> Iterator[OpenTable]:
+    """Open a Parquet artifact once for several reads.
+
+    Args:
+        url: The file.
+        schema: What it must contain; its own metadata may hold more.
+
+    Raises:
+        MissingArtifactError: It is not there.
+        ArtifactError: It is not Parquet.
+    """
+    with _open_parquet(url) as file:
+        yield OpenTable(url, file, schema)
+
+
+def _check_rows(url: str, table: pa.Table, num_rows: int) -> None:
+    table.validate(full=True)  # Arrow itself believes offsets and text
+    if table.num_rows != num_rows:
+        raise ArtifactError(f"expected {num_rows} rows, found {table.num_rows}: {url}")
 
 
 def _check_columns(url: str, written: pa.Schema, schema: pa.Schema, wanted: list[str]) -> None:
@@ -410,10 +481,13 @@ def read_metadata(url: str) -> dict[str, str]:
         ArtifactError: It is missing or is not Parquet.
     """
     with _open_parquet(url) as file:
-        metadata = pq.read_schema(file).metadata or {}
+        return _as_text(pq.read_schema(file).metadata)
+
+
+def _as_text(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
     return {
         key.decode(errors="replace"): value.decode(errors="replace")
-        for key, value in metadata.items()
+        for key, value in (metadata or {}).items()
     }
 
 
@@ -423,7 +497,7 @@ def _open_parquet(url: str) -> Iterator[Any]:
         with open_file(url) as file:
             yield file
     except FileNotFoundError:
-        raise ArtifactError(f"expected a Parquet file, found nothing: {url}") from None
+        raise MissingArtifactError(f"expected a Parquet file, found nothing: {url}") from None
     except IsADirectoryError:
         raise ArtifactError(f"expected a Parquet file, found a folder: {url}") from None
     except PermissionError as error:

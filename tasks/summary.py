@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
@@ -68,18 +69,24 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
         manifest: Table of `schemas.MANIFEST`.
         eps: Largest cosine distance to a keeper that makes no orphan.
     """
-    actions = Counter(manifest["action"].to_pylist())
+    actions = Counter(
+        {
+            count["values"]: count["counts"]
+            for count in pc.value_counts(manifest["action"]).to_pylist()
+        }
+    )
     readable = manifest.filter(pc.not_equal(manifest["action"], "skip"))
     removed = manifest.filter(pc.equal(manifest["action"], "remove"))
     labels = readable["cluster_id"].to_numpy()
-    sizes = Counter(Counter(labels[labels >= 0].tolist()).values())
+    _, images_of_cluster = np.unique(labels[labels >= 0], return_counts=True)
+    sizes, times = np.unique(images_of_cluster, return_counts=True)
     num_distinct = pc.count_distinct(readable["sha256"]).as_py()
     return Counts(
         num_images=manifest.num_rows,
         num_unreadable=actions["skip"],
         num_exact_copies=readable.num_rows - num_distinct,
-        num_clusters=sum(sizes.values()),
-        cluster_sizes=dict(sorted(sizes.items())),
+        num_clusters=len(images_of_cluster),
+        cluster_sizes=dict(zip(sizes.tolist(), times.tolist(), strict=True)),
         num_noise=int((labels == -1).sum()),
         num_keep=actions["keep"],
         num_remove=actions["remove"],

@@ -75,19 +75,27 @@ def test_eps_may_be_as_small_and_as_large_as_its_range(eps: float) -> None:
         ("features", "dtype", "float16"),
         ("features", "engine", "onnx"),
         ("neighbors", "min_recall", 1.1),
-        ("neighbors", "search_k", -2),
         ("neighbors", "seed", 2**31),
         ("clusters", "min_samples", 0),
         ("execution", "images_per_shard", 0),
         ("execution", "workers", 0),
         ("execution", "batch_size", 0),
-        ("execution", "task_runner", "dask"),
+        ("execution", "task_runner", "spark"),
         ("execution", "max_retries", 11),
         ("execution", "retry_delay_seconds", -1),
     ],
 )
 def test_settings_out_of_range_are_refused(section: str, name: str, value: object) -> None:
     assert complaint(**{section: {name: value}}).startswith(f"config: {section}.{name}: Input")
+
+
+def test_cluster_address_is_for_clusters() -> None:
+    address = "tcp://scheduler:8786"
+    said = {"task_runner": "dask", "cluster_address": address}
+    assert config(execution=said).execution.cluster_address == address
+    assert complaint(execution={"cluster_address": address}) == (
+        "config: execution: cluster_address needs task_runner dask or ray, found threads"
+    )
 
 
 def test_eight_bits_are_openvinos() -> None:
@@ -204,7 +212,6 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
             "min_recall": 0.999,
             "num_recall_samples": 1_000,
             "n_trees": 30,
-            "search_k": -1,
             "seed": 0,
         },
         "clusters": {"min_samples": 2, "keepers": "cover"},

@@ -134,3 +134,40 @@ def test_run_on_a_store_that_always_fails_is_one_clear_error(
     assert [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in failed.stderr
     assert tree(night) == night.contents
+
+
+@pytest.mark.faults
+def test_store_that_dies_in_the_middle_of_a_run_keeps_what_was_done(
+    proxy: FaultyProxy, s3_url: str, night: Night, prefect_server: None, tmp_path: Path
+) -> None:
+    for path in sorted(night.folder.rglob("*")):
+        if path.is_file():
+            url = f"{s3_url}/source/{path.relative_to(night.folder)}"
+            storage.publish_bytes(url, path.read_bytes())
+    profile = tmp_path / "profile.yaml"
+    profile.write_text("execution: {retry_delay_seconds: 1}\n")
+    shape = ["--image-size", "64", "--images-per-shard", "2", "--workers", "2", "--json"]
+    run = [DEDUP, "run", f"{s3_url}/source", "--workspace", f"{s3_url}/work", *shape]
+
+    process = subprocess.Popen(
+        [*run, "--config", str(profile)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
+    )
+    assert process.stderr is not None
+    assert any("shard 0: 2 images" in line for line in process.stderr)
+    proxy.failure_rate = 1.0
+    _, stderr = process.communicate()
+    proxy.failure_rate = 0.0
+    assert process.returncode == 1
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "more were not tried" in errors[0]
+    assert "Traceback" not in stderr
+
+    resumed = subprocess.run(run, capture_output=True, text=True, env=os.environ, check=True)
+    summary = json.loads(resumed.stdout)
+    assert 0 < summary["num_embedded"] < 42
+    assert (summary["num_remove"], summary["num_orphans"]) == (31, 0)

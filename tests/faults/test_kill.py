@@ -28,29 +28,40 @@ def command(night: Night, workspace: Path) -> list[str]:
     return [DEDUP, "run", str(night.folder), "--workspace", str(workspace), *arguments]
 
 
+@pytest.mark.parametrize(
+    ("task_runner", "name_of_workers"),
+    [("processes", "spawn_main"), ("dask", "spawn_main"), ("ray", "ray::embed_shard")],
+)
 def test_killed_worker_process_is_replaced(
-    night: Night, tmp_path: Path, prefect_server: None
+    night: Night, tmp_path: Path, prefect_server: None, task_runner: str, name_of_workers: str
 ) -> None:
+    def command(workspace: str) -> list[str]:
+        shape = ["--image-size", "64", "--images-per-shard", "4", "--workers", "2", "--json"]
+        return [DEDUP, "run", str(night.folder), "--workspace", str(tmp_path / workspace), *shape]
+
+    environment = os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+    calm = subprocess.run(command("calm"), stdout=subprocess.PIPE, env=environment, check=True)
     profile = tmp_path / "profile.yaml"
-    profile.write_text("execution: {task_runner: processes}\nfeatures: {image_size: 64}\n")
-    arguments = ["--config", str(profile), "--images-per-shard", "4", "--workers", "2", "--json"]
+    profile.write_text(f"execution: {{task_runner: {task_runner}}}\n")
     process = subprocess.Popen(
-        [DEDUP, "run", str(night.folder), "--workspace", str(tmp_path / "workspace"), *arguments],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()},
+        [*command("killed"), "--config", str(profile)], stdout=subprocess.PIPE, env=environment
     )
-    while not features(tmp_path / "workspace"):
+    while not features(tmp_path / "killed"):
         assert process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "spawn_main" in " ".join(child.cmdline())
+        if name_of_workers in " ".join(child.cmdline())
     ]
     workers[0].kill()
     stdout, _ = process.communicate()
     assert process.returncode == 0
-    assert json.loads(stdout)["num_images"] == 43
+    killed = json.loads(stdout)
+    assert killed["num_images"] == 43
+    assert storage.read_bytes(killed["manifest_url"]) == storage.read_bytes(
+        json.loads(calm.stdout)["manifest_url"]
+    )
 
 
 def test_killed_command_leaves_no_server_behind(night: Night, tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from config import FeatureSettings
+from tasks.feature_store import feature_metadata, store_url
+from tasks.schemas import FEATURES
+from tasks.storage import absolute_url, publish_table
 from tests.conftest import Night
 
 DEDUP = str(Path(sys.executable).parent / "dedup")
@@ -150,3 +155,17 @@ def test_configured_server_that_does_not_answer_is_named(tmp_path: Path) -> None
     assert finished.returncode == 1
     assert "no Prefect server answers at http://127.0.0.1:9/api" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_compact_merges_the_files_of_a_workspace(tmp_path: Path) -> None:
+    store = store_url(absolute_url(str(tmp_path)), FeatureSettings())
+    for name in "abc":
+        row = {"image_id": name, "url": f"/{name}", "size_bytes": 1, "etag": "e", "error": "bad"}
+        rows = pa.Table.from_pylist([row], FEATURES)
+        publish_table(
+            f"{store}/{name}.parquet",
+            rows.replace_schema_metadata(feature_metadata(FeatureSettings())),
+        )
+    finished = dedup("compact", "--workspace", tmp_path)
+    assert (finished.returncode, finished.stdout) == (0, f"3 -> 1  {store}\n")
+    assert "merged 3 feature files" in finished.stderr

@@ -118,7 +118,9 @@ def test_summary_counts_the_night(done: tuple[Summary, Path]) -> None:
         "num_ignored": {},
     }
     assert summary.bytes_saved > 0
-    assert list(summary.seconds) == ["list", "embed", "index", "neighbors", "cluster", "manifest"]
+    assert list(summary.seconds) == [
+        *("list", "embed", "collect", "neighbors", "cluster", "manifest", "index")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,10 +144,11 @@ def test_manifest_has_the_same_bytes_however_the_work_is_cut(
     assert storage.read_bytes(summary.manifest_url) == storage.read_bytes(done[0].manifest_url)
 
 
-def test_manifest_has_the_same_bytes_in_processes(
-    night: Night, done: tuple[Summary, Path], tmp_path: Path
+@pytest.mark.parametrize("task_runner", ["processes", "dask", "ray"])
+def test_manifest_has_the_same_bytes_on_other_runners(
+    night: Night, done: tuple[Summary, Path], tmp_path: Path, task_runner: str
 ) -> None:
-    execution = {"task_runner": "processes", "workers": 2, "images_per_shard": 22}
+    execution = {"task_runner": task_runner, "workers": 2, "images_per_shard": 22}
     summary = run(night.folder, tmp_path, execution=execution)
     assert storage.read_bytes(summary.manifest_url) == storage.read_bytes(done[0].manifest_url)
 
@@ -197,6 +200,20 @@ def test_failed_shards_name_themselves_and_only_they_are_embedded_again(
     summary = run(f"flaky://{source}", tmp_path / "workspace", execution=execution)
     assert sum(embedded) == summary.num_embedded == 10  # the broken file never gets that far
     assert (summary.num_images, summary.num_remove, summary.is_complete) == (43, 31, True)
+
+
+def test_dead_store_ends_the_run_before_every_shard_has_waited_for_it(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [path.name for path in night.folder.rglob("*.*")]
+    monkeypatch.setattr(FlakyFileSystem, "bad_names", dict.fromkeys(names, FOREVER))
+    with pytest.raises(NightIncompleteError) as failure:
+        run(f"flaky://{night.folder}", tmp_path, execution={"images_per_shard": 2, "workers": 1})
+    message = str(failure.value)
+    assert message.startswith(
+        "3 of 22 shards failed, 43 images are not embedded: shard 0 (2 images"
+    )
+    assert "; after these, one after the other, 19 more were not tried. The others" in message
 
 
 def test_fault_that_passes_is_retried_within_the_run(
@@ -265,14 +282,17 @@ def test_approximate_search_decides_as_the_exact_one(
     assert manifest_of(approximate) == manifest_of(done[0])
 
 
-def test_search_that_finds_too_little_goes_exact(tmp_path: Path) -> None:
-    # More items than fit a leaf of Annoy's only tree, in pairs that the split may well part.
+def test_search_that_finds_too_little_goes_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In one cell each; and the twins are so far apart that their nearest pivots may well differ.
+    monkeypatch.setattr("flows.dedup.SEARCH_DEPTHS", (1, 0))
     rng = np.random.default_rng(0)
     one_of_each = normalize_features(rng.random((1_500, 512), np.float32), power=1.0)
     noise = rng.normal(0, 0.008, one_of_each.shape).astype(np.float32)
     twins = normalize_features(np.abs(one_of_each + noise), power=1.0)
     already_embedded(tmp_path, np.concatenate([one_of_each, twins]))
-    search = {"exact_up_to": 0, "n_trees": 1, "search_k": 1, "eps": 0.02}
+    search = {"exact_up_to": 0, "n_trees": 1, "eps": 0.02}
     urls = (tmp_path / "source", tmp_path / "workspace")
 
     poor = run(*urls, neighbors=search | {"min_recall": 0.0})

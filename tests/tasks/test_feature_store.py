@@ -5,24 +5,29 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import FeatureSettings
 from tasks import feature_store, storage
+from tasks.errors import ArtifactError
 from tasks.feature_store import (
     GONE,
-    feature_files,
+    LEARNED,
+    best_rows,
     feature_fingerprint,
     feature_metadata,
     iterate_features,
     read_image_rows,
+    read_store,
     settled_image_ids,
     store_url,
 )
 from tasks.schemas import FEATURES
 
 SETTINGS = FeatureSettings()
-COLUMNS = [name for name in FEATURES.names if name != "feature"]
 
 
 def feature_of(value: float) -> np.ndarray:
@@ -110,21 +115,40 @@ def test_store_is_a_folder_named_by_the_fingerprint() -> None:
     assert url == f"s3://bucket/work/features/{feature_fingerprint(SETTINGS)}"
 
 
+def ids(*image_ids: str) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(image_ids, pa.string())])
+
+
+def settled(store: str, *image_ids: str) -> list[str]:
+    found: list[str] = settled_image_ids(store, ids(*image_ids)).to_pylist()
+    return found
+
+
+def first_components(store: str, *image_ids: str) -> dict[str, float]:
+    """The first component of each image's feature, as the two readers give it."""
+    rows = read_image_rows(store, ids(*image_ids))
+    rows = rows.filter(pc.is_null(rows["error"]))
+    return {
+        rows["image_id"][position].as_py(): float(feature[0])
+        for positions, features in iterate_features(store, rows)
+        for position, feature in zip(positions.tolist(), features, strict=True)
+    }
+
+
 def test_store_that_is_not_there_settles_nothing(place: str) -> None:
-    assert settled_image_ids(f"{place}/store") == set()
-    assert read_image_rows(f"{place}/store", {"a"}).num_rows == 0
-    assert list(iterate_features(f"{place}/store", {"a": 0})) == []
+    assert settled(f"{place}/store", "a") == []
+    assert read_image_rows(f"{place}/store", ids("a")).num_rows == 0
 
 
 def test_features_and_unreadable_images_settle_but_vanished_ones_do_not(place: str) -> None:
     write(place, "1", row("feature"), row("broken", error="empty file"), row("gone", error=GONE))
-    assert settled_image_ids(place) == {"feature", "broken"}
+    assert settled(place, "gone", "broken", "unknown", "feature") == ["broken", "feature"]
 
 
 def test_what_another_decoder_could_not_read_is_not_settled(place: str) -> None:
     rows = [row("feature"), row("broken", error="empty file"), row("gone", error=GONE)]
     write(place, "1", *rows, decoder="pillow 1.0, pillow-heif none")
-    assert settled_image_ids(place) == {"feature"}
+    assert settled(place, "feature", "broken", "gone") == ["feature"]
 
 
 def test_image_is_settled_by_any_of_its_rows(tmp_path: Path) -> None:
@@ -132,7 +156,7 @@ def test_image_is_settled_by_any_of_its_rows(tmp_path: Path) -> None:
     write(store, "1", row("a", error=GONE), row("b", error="empty file"), decoder="other")
     write(store, "2", row("a"), row("c", error=GONE))
     write(store, "3", row("b", error="empty file"))
-    assert settled_image_ids(store) == {"a", "b"}
+    assert settled(store, "a", "b", "c") == ["a", "b"]
 
 
 @pytest.mark.parametrize("names", [("1", "2", "3"), ("3", "2", "1"), ("2", "3", "1")])
@@ -144,7 +168,7 @@ def test_feature_wins_over_an_error_and_any_error_over_gone(
     write(store, names[1], row("a", sha256="feature"), row("b", error="a truncated file"))
     write(store, names[2], row("a", error=GONE), row("b", error="b truncated file"))
 
-    rows = read_image_rows(store, {"a", "b"}).to_pylist()
+    rows = read_image_rows(store, ids("a", "b")).to_pylist()
 
     assert [(row["image_id"], row["sha256"], row["error"]) for row in rows] == [
         ("a", "feature", None),
@@ -152,13 +176,24 @@ def test_feature_wins_over_an_error_and_any_error_over_gone(
     ]
 
 
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("3", "1", "2"), ("2", "3", "1")])
+def test_feature_is_that_of_the_row_that_wins(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    store = store_url(str(tmp_path), SETTINGS)
+    write(store, names[0], row("a", sha256="cd", feature=feature_of(1)), row("b", width=8))
+    write(store, names[1], row("a", sha256="ab", feature=feature_of(2)))
+    write(store, names[2], row("b", width=7, feature=feature_of(3)), row("a", sha256="ef"))
+
+    assert read_image_rows(store, ids("a", "b"))["width"].to_pylist() == [4, 7]
+    assert first_components(store, "a", "b") == {"a": 2, "b": 3}
+
+
 def test_rows_are_those_wanted_sorted_and_without_features(place: str) -> None:
     write(place, "1", row("c"), row("a", width=7), row("other"))
     write(place, "2", row("b", error="empty file"))
 
-    rows = read_image_rows(place, {"a", "b", "c", "unknown"})
+    rows = read_image_rows(place, ids("b", "a", "unknown", "c"))
 
-    assert rows.column_names == COLUMNS
+    assert rows.column_names == LEARNED
     assert rows["image_id"].to_pylist() == ["a", "b", "c"]
     assert rows["width"].to_pylist() == [7, None, 4]
     assert rows["error"].to_pylist() == [None, "empty file", None]
@@ -166,44 +201,125 @@ def test_rows_are_those_wanted_sorted_and_without_features(place: str) -> None:
 
 def test_no_image_wanted_gives_no_row(tmp_path: Path) -> None:
     write(store_url(str(tmp_path), SETTINGS), "1", row("a"))
-    assert read_image_rows(store_url(str(tmp_path), SETTINGS), set()).num_rows == 0
-    assert list(iterate_features(store_url(str(tmp_path), SETTINGS), {})) == []
+    assert read_image_rows(store_url(str(tmp_path), SETTINGS), ids()).num_rows == 0
+    assert first_components(store_url(str(tmp_path), SETTINGS)) == {}
 
 
-def test_features_come_with_the_items_of_their_images(place: str) -> None:
+def test_features_come_file_by_file_each_once(place: str) -> None:
     write(place, "1", row("a", feature=feature_of(1)), row("bad", error="empty file"))
     write(place, "2", row("c", feature=feature_of(3)), row("unwanted"))
     write(place, "3", row("unwanted"), row("bad", error="empty file"))
     write(place, "4", row("unwanted"), row("b", feature=feature_of(2)), row("a"))
 
-    found = list(iterate_features(place, {"a": 0, "b": 10, "c": 20, "bad": 30}))
+    rows = read_image_rows(place, ids("a", "b", "c"))
+    found = list(iterate_features(place, rows))
 
-    assert [items.tolist() for items, _ in found] == [[0], [20], [10, 0]]
-    assert [features[:, 0].tolist() for _, features in found] == [[1], [3], [2, 1]]
+    assert [positions.tolist() for positions, _ in found] == [[0], [2], [1]]
+    assert [features[:, 0].tolist() for _, features in found] == [[1], [3], [2]]
     assert {(features.shape[1], features.dtype.name) for _, features in found} == {(512, "float32")}
 
 
 def test_features_after_rows_without_one_stay_with_their_image(tmp_path: Path) -> None:
+    store = store_url(str(tmp_path), SETTINGS)
     rows = [
         row(f"i{number}", error="empty file")
         if number % 3 == 0
         else row(f"i{number}", feature=np.arange(512, dtype=np.float32) + number)
         for number in range(10)
     ]
-    write(store_url(str(tmp_path), SETTINGS), "1", *rows)
+    write(store, "1", *rows)
 
-    ((items, features),) = iterate_features(
-        store_url(str(tmp_path), SETTINGS), {f"i{n}": n for n in range(10)}
-    )
+    wanted = read_image_rows(store, ids("i1", "i2", "i4", "i5", "i7", "i8"))
+    ((positions, features),) = iterate_features(store, wanted)
 
-    assert items.tolist() == [1, 2, 4, 5, 7, 8]
+    assert positions.tolist() == [0, 1, 2, 3, 4, 5]
     assert features[:, 0].tolist() == [1, 2, 4, 5, 7, 8]
     assert features[:, 511].tolist() == [512, 513, 515, 516, 518, 519]
 
 
+def test_row_whose_feature_is_missing_is_one_clear_error(place: str) -> None:
+    write(place, "1", row("a"), row("b", feature=None))
+    rows = read_image_rows(place, ids("a", "b"))
+    with pytest.raises(
+        ArtifactError, match="expected a feature of each of 2 images, found none of 1, such as b"
+    ):
+        list(iterate_features(place, rows))
+
+
 def test_file_with_another_fingerprint_is_not_there(tmp_path: Path) -> None:
-    store = store_url(str(tmp_path), FeatureSettings())
-    for name, settings in (("ours", FeatureSettings()), ("foreign", FeatureSettings(power=1.0))):
-        table = FEATURES.empty_table().replace_schema_metadata(feature_metadata(settings))
-        storage.publish_table(storage.join(store, f"{name}.parquet"), table)
-    assert [url.rpartition("/")[2] for url in feature_files(store)] == ["ours.parquet"]
+    store = store_url(str(tmp_path), SETTINGS)
+    write(store, "ours", row("a"))
+    foreign = pa.Table.from_pylist([row("b")], FEATURES).replace_schema_metadata(
+        feature_metadata(FeatureSettings(power=1.0))
+    )
+    storage.publish_table(storage.join(store, "foreign.parquet"), foreign)
+    assert settled(store, "a", "b") == ["a"]
+    assert read_image_rows(store, ids("a", "b"))["image_id"].to_pylist() == ["a"]
+
+
+def file_names(table: storage.OpenTable, group: int) -> list[str]:
+    names: list[str] = table.read(group, ["image_id"])["image_id"].to_pylist()
+    return names
+
+
+def test_files_are_read_in_the_order_of_their_names(place: str) -> None:
+    for number in range(40):
+        write(place, f"{number:02}", row(f"{number:02}"))
+    assert list(read_store(place, file_names)) == [[f"{number:02}"] for number in range(40)]
+
+
+def test_large_files_are_read_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_url(str(tmp_path), SETTINGS)
+    for number in range(4):
+        write(store, str(number), row(str(number)))
+    at_once, most = [], [0]
+
+    def read(table: storage.OpenTable, group: int) -> str:
+        at_once.append(group)
+        most[0] = max(most[0], len(at_once))
+        (name,) = file_names(table, group)
+        at_once.pop()
+        return name
+
+    monkeypatch.setattr("tasks.feature_store.MAX_BYTES_AHEAD", 1)
+    assert list(read_store(store, read)) == ["0", "1", "2", "3"]
+    assert most == [1]
+
+
+def test_rows_that_move_to_another_file_while_it_is_read_are_found(place: str) -> None:
+    write(place, "1", row("a"))
+    write(place, "2", row("b"), row("c"))
+    fs, path = storage.filesystem(place)
+    groups = read_store(place, file_names)
+    assert next(groups) == ["a"]
+    write(place, "0-merged", row("a"), row("b"), row("c"), row("late"))
+    for name in ("1", "2"):
+        fs.rm_file(f"{path}/{name}.parquet")
+    # The second file may have been read ahead or not; its rows come in any case.
+    assert list(groups)[-1] == ["a", "b", "c", "late"]
+
+
+def test_damaged_file_is_one_clear_error(place: str) -> None:
+    write(place, "1", row("a"))
+    storage.publish_bytes(f"{place}/2.parquet", b"no parquet")
+    with pytest.raises(ArtifactError, match=r"expected a Parquet file, .*/2.parquet"):
+        settled(place, "a")
+
+
+@given(st.permutations(range(6)))
+def test_best_rows_do_not_depend_on_the_order(order: list[int]) -> None:
+    rows = [
+        row("a", error=GONE),
+        row("a", error="empty file"),
+        row("a", sha256="cd"),
+        row("a", sha256="ab", sharpness=0.75),
+        row("a", sha256="ab", sharpness=0.25),
+        row("b", error=GONE),
+    ]
+    table = pa.Table.from_pylist([rows[number] for number in order], FEATURES).select(LEARNED)
+    assert best_rows(table).select(["image_id", "sha256", "sharpness"]).to_pylist() == [
+        {"image_id": "a", "sha256": "ab", "sharpness": 0.25},
+        {"image_id": "b", "sha256": None, "sharpness": None},
+    ]

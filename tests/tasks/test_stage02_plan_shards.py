@@ -72,20 +72,24 @@ def embed(workspace: str, file: str, **errors: str | None) -> None:
     )
 
 
+def ids(*image_ids: str) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(image_ids, pa.string())])
+
+
 def test_pending_images_are_those_not_settled_in_the_order_of_the_inventory() -> None:
-    pending = pending_images(inventory_of("d", "a", "c", "b"), {"id-a", "id-unknown"})
+    pending = pending_images(inventory_of("d", "a", "c", "b"), ids("id-a", "id-unknown"))
     assert pending.schema.equals(SHARD)
     assert pending.to_pylist() == [shard_row("d"), shard_row("c"), shard_row("b")]
 
 
 def test_images_whose_name_cannot_be_kept_are_not_pending() -> None:
-    pending = pending_images(inventory_of("a", "b", "c", invalid=("b",)), set())
+    pending = pending_images(inventory_of("a", "b", "c", invalid=("b",)), ids())
     assert pending["image_id"].to_pylist() == ["id-a", "id-c"]
 
 
 def test_nothing_is_pending_when_all_is_settled() -> None:
-    assert pending_images(inventory_of("a"), {"id-a"}).num_rows == 0
-    assert pending_images(inventory_of(), set()).num_rows == 0
+    assert pending_images(inventory_of("a"), ids("id-a")).num_rows == 0
+    assert pending_images(inventory_of(), ids()).num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +114,7 @@ def test_shards_grow_when_there_would_be_more_than_a_thousand(
 
 
 def test_shards_name_the_row_groups_of_the_plan() -> None:
-    pending = pending_images(inventory_of("a", "b", "c", "d", "e"), set())
+    pending = pending_images(inventory_of("a", "b", "c", "d", "e"), ids())
     assert shards_of("s3://bucket/plan.parquet", pending, 2) == [
         Shard("s3://bucket/plan.parquet", 0, num_images=2, first_url="s3://bucket/a.jpg"),
         Shard("s3://bucket/plan.parquet", 1, num_images=2, first_url="s3://bucket/c.jpg"),

@@ -1,5 +1,6 @@
-"""DBSCAN over stored pairs: the same as scikit-learn's own over the full matrix of distances."""
+"""DBSCAN without a list of pairs: the same as scikit-learn's own over the full matrix."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -7,114 +8,118 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import csr_matrix
 from sklearn.cluster import DBSCAN
 
+from benchmarks.made_features import write_collection
 from config import DedupConfig
 from tasks import storage
-from tasks.distances import cosine_distances, within
-from tasks.references import Collection, EdgeFile, Neighbors
-from tasks.schemas import CLUSTERS, IMAGES
-from tasks.stage06_find_neighbors import edge_table
+from tasks.cells import Cell
+from tasks.comparisons import unite
+from tasks.references import Cells, Collection, LinkFile, SearchRange
+from tasks.schemas import CLUSTERS, CORES, IMAGES
+from tasks.stage06_find_neighbors import (
+    core_table,
+    cores_of_cell,
+    find_cores,
+    find_neighbors,
+    link_table,
+    links_of_cell,
+    mark_cores,
+    plan_cells,
+)
 from tasks.stage07_cluster_images import (
+    are_large,
     cluster_images,
     dbscan_labels,
-    neighbor_graph,
+    measure_recall,
     number_by_first_appearance,
+    recall_of_pairs,
+    sample_items,
+    split_links,
 )
-
-EPS = 0.05
-# Every distance within eps, from none to eps itself, and one beyond; all exact in float32.
-DISTANCES = (0.0, 0.0078125, 0.03125, 0.0625, 1.0)
+from tests.made_items import all_distances, eps_for, feature_sets
 
 
-def graph_of(num_items: int, *pairs: tuple[int, int], distance: float = 0.03) -> csr_matrix:
-    i, j = np.array(pairs, np.int32).reshape(-1, 2).T
-    return neighbor_graph((i, j, np.full(len(pairs), distance, np.float32)), num_items)
+def labels_of(
+    features: np.ndarray, eps: float, min_samples: int, cuts: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and core items, by everything compared in parts that are cut anywhere."""
+    num_items = len(features)
+    items = np.arange(num_items)
+    cells = [
+        Cell(items[start:stop], later=items[stop:], earlier=items[:start], guests=items[:0])
+        for start, stop in pairwise(sorted({0, num_items, *cuts}))
+    ]
+    is_core = np.ones(num_items, bool)
+    if min_samples > 2:
+        cores = [cores_of_cell(features, cell, eps=eps, min_samples=min_samples) for cell in cells]
+        is_core = np.isin(items, np.concatenate(cores))
+    component = np.arange(num_items, dtype=np.int32)
+    borders = []
+    for cell in cells:
+        between_cores, to_borders = split_links(
+            links_of_cell(features, cell, is_core, eps=eps), is_core
+        )
+        component = unite(component, *between_cores)
+        borders.append(to_borders)
+    if min_samples <= 2:
+        is_core = are_large(component, min_samples)
+    return dbscan_labels(component, is_core, borders), is_core
 
 
-def graph_within(matrix: np.ndarray, eps: float) -> csr_matrix:
-    i, j = np.triu_indices(len(matrix), k=1)
-    distances = matrix[i, j].astype(np.float32)
-    keep = within(distances, eps)
-    return neighbor_graph(
-        (i[keep].astype(np.int32), j[keep].astype(np.int32), distances[keep]), len(matrix)
-    )
-
-
-def labels_of_dense_matrix(matrix: np.ndarray, eps: float, min_samples: int) -> list[int]:
-    """Run scikit-learn on all distances as float64, then number the clusters as they appear."""
+def scikit_learn(distances: np.ndarray, eps: float, min_samples: int) -> tuple[list[int], set[int]]:
+    """Labels, numbered as they appear, and core items."""
     radius = eps or float(np.finfo(np.float64).tiny)  # scikit-learn refuses a radius of 0
-    labels = DBSCAN(eps=radius, min_samples=min_samples, metric="precomputed").fit_predict(
-        matrix.astype(np.float64)
-    )
+    dbscan = DBSCAN(eps=radius, min_samples=min_samples, metric="precomputed")
+    labels = dbscan.fit_predict(distances.astype(np.float64)).tolist()
     numbers = {-1: -1}
-    for label in labels.tolist():
+    for label in labels:
         numbers.setdefault(label, len(numbers) - 1)
-    return [numbers[label] for label in labels.tolist()]
+    return [numbers[label] for label in labels], set(dbscan.core_sample_indices_.tolist())
 
 
-@st.composite
-def distance_matrices(draw: st.DrawFn) -> np.ndarray:
-    """Symmetric, with many equal values and chains; not all of them keep the triangle's law."""
-    num_items = draw(st.integers(1, 14))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    share = draw(st.sampled_from([0.1, 0.3, 0.8]))
-    weights = [share / 4] * 4 + [1 - share]
-    upper = np.triu(rng.choice(DISTANCES, (num_items, num_items), p=weights), k=1)
-    return upper + upper.T
+@given(data=st.data(), min_samples=st.integers(1, 5))
+def test_labels_are_those_of_scikit_learn(data: st.DataObject, min_samples: int) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    cuts = data.draw(st.lists(st.integers(0, len(features)), max_size=4))
 
+    labels, is_core = labels_of(features, eps, min_samples, cuts)
 
-@given(
-    matrix=distance_matrices(),
-    eps=st.sampled_from([0.0, 1e-6, 0.0078125, 0.03125, EPS, 0.0625, 1.0]),
-    min_samples=st.integers(1, 5),
-)
-def test_labels_of_any_graph_are_those_of_the_full_matrix(
-    matrix: np.ndarray, eps: float, min_samples: int
-) -> None:
-    labels = dbscan_labels(graph_within(matrix, eps), eps=eps, min_samples=min_samples)
-
+    expected, cores = scikit_learn(all_distances(features), eps, min_samples)
     assert labels.dtype == np.int32
-    assert labels.tolist() == labels_of_dense_matrix(matrix, eps, min_samples)
+    assert labels.tolist() == expected
+    assert set(np.flatnonzero(is_core).tolist()) == cores
 
 
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    num_items=st.integers(1, 40),
-    num_originals=st.integers(1, 12),
-    eps=st.sampled_from([0.0, 1e-7, EPS, 0.3, 1.0]),
-    min_samples=st.integers(1, 5),
-)
-def test_labels_of_features_with_many_copies_are_those_of_the_full_matrix(
-    seed: int, num_items: int, num_originals: int, eps: float, min_samples: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    originals = rng.standard_normal((num_originals, 3)).astype(np.float32)
-    features = originals[rng.integers(0, num_originals, num_items)]
-    i, j = np.indices((num_items, num_items)).reshape(2, -1)
-    matrix = cosine_distances(features[i], features[j]).reshape(num_items, num_items)
+@given(data=st.data(), min_samples=st.integers(1, 5))
+def test_recall_of_everything_compared_is_one(data: st.DataObject, min_samples: int) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    labels, is_core = labels_of(features, eps, min_samples, [])
+    sample = np.arange(0, len(features), data.draw(st.integers(1, 3)))
 
-    labels = dbscan_labels(graph_within(matrix, eps), eps=eps, min_samples=min_samples)
+    recall = recall_of_pairs(
+        features,
+        [(0, len(features))],
+        labels,
+        is_core,
+        sample,
+        eps=eps,
+        min_samples=min_samples,
+    )
 
-    assert labels.tolist() == labels_of_dense_matrix(matrix, eps, min_samples)
-
-
-@pytest.mark.parametrize("eps", [0.0, EPS])
-@pytest.mark.parametrize("num_items", [1, 2, 5])
-@pytest.mark.parametrize("min_samples", [1, 2, 3, 4, 5])
-def test_exact_copies_are_one_cluster_when_there_are_enough(
-    num_items: int, min_samples: int, eps: float
-) -> None:
-    graph = graph_within(np.zeros((num_items, num_items)), eps)
-    expected = 0 if num_items >= min_samples else -1
-
-    labels = dbscan_labels(graph, eps=eps, min_samples=min_samples)
-
-    assert labels.tolist() == [expected] * num_items
+    assert recall == 1.0
 
 
-CHAIN = graph_of(5, (0, 1), (1, 2), (2, 3), (3, 4))
+def angles(*degrees: float) -> np.ndarray:
+    radians = np.radians(degrees)
+    return np.column_stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
+
+
+# Neighbours are at most 10 degrees apart.
+EPS = 1 - np.cos(np.radians(10.5))
+CHAIN = angles(0, 10, 20, 30, 40)
 
 
 @pytest.mark.parametrize(
@@ -127,80 +132,49 @@ CHAIN = graph_of(5, (0, 1), (1, 2), (2, 3), (3, 4))
     ],
 )
 def test_chain_is_one_cluster_while_it_has_core_items(min_samples: int, labels: list[int]) -> None:
-    assert dbscan_labels(CHAIN, eps=EPS, min_samples=min_samples).tolist() == labels
+    assert labels_of(CHAIN, EPS, min_samples, [2])[0].tolist() == labels
 
 
-def test_border_item_of_two_clusters_goes_to_the_first_of_them() -> None:
-    # 0 and 6 are core items with three neighbours each; 3 is a neighbour of both, but no core item.
-    graph = graph_of(7, (0, 1), (0, 2), (0, 3), (6, 3), (6, 4), (6, 5))
+def test_border_item_of_two_clusters_goes_to_the_one_with_the_lowest_core_item() -> None:
+    # The core items are those at 10 and 30 degrees, with three neighbours each; 20 is near both.
+    left, middle, right = [10, 0, 1], [20], [30, 40, 39]
 
-    labels = dbscan_labels(graph, eps=EPS, min_samples=4)
+    first = labels_of(angles(*left, *middle, *right), EPS, 4, [])[0]
+    last = labels_of(angles(*right, *middle, *left), EPS, 4, [3])[0]
+    in_front = labels_of(angles(*middle, *right, *left), EPS, 4, [1])[0]
 
-    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert first.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert last.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert in_front.tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
-def test_border_item_that_comes_first_does_not_join_its_two_clusters() -> None:
-    # 0 is a neighbour of the core items 1 and 4.
-    graph = graph_of(7, (1, 0), (1, 2), (1, 3), (4, 0), (4, 5), (4, 6))
+def test_a_near_core_item_counts_for_less_than_the_lowest_of_its_cluster() -> None:
+    # 5 is near the core items 4 of the cluster of 0, and 3 of the cluster of 1: 0 is lower.
+    component = np.array([0, 1, 2, 1, 0, 5], np.int32)
+    is_core = np.array([True, True, False, True, True, False])
+    borders = [
+        (np.array([5]), np.array([3])),
+        (np.array([5]), np.array([4])),
+    ]
 
-    labels = dbscan_labels(graph, eps=EPS, min_samples=4)
-
-    assert labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert dbscan_labels(component, is_core, borders).tolist() == [0, 1, -1, 1, 0, 0]
 
 
 def test_cluster_is_numbered_by_its_first_item_even_if_that_is_a_border_item() -> None:
-    # scikit-learn meets the core item 1 before 4, but 0 belongs to 4.
-    graph = graph_of(6, (1, 2), (1, 3), (4, 0), (4, 5))
+    component = np.array([0, 1, 1, 3], np.int32)
+    is_core = np.array([False, True, True, True])
+    borders = [(np.array([0]), np.array([3]))]
 
-    labels = dbscan_labels(graph, eps=EPS, min_samples=3)
-
-    assert labels.tolist() == [0, 1, 1, 1, 0, 0]
-
-
-def test_two_neighbouring_border_items_are_noise_without_a_core_item() -> None:
-    assert dbscan_labels(graph_of(3, (0, 1)), eps=EPS, min_samples=3).tolist() == [-1, -1, -1]
+    assert dbscan_labels(component, is_core, borders).tolist() == [0, 1, 1, 0]
 
 
-def test_stored_distances_beyond_eps_join_nothing() -> None:
-    graph = graph_of(2, (0, 1), distance=0.06)
+def test_no_items_have_no_labels() -> None:
+    nothing = np.empty(0, np.int32)
+    is_core = are_large(nothing, 2)
 
-    assert dbscan_labels(graph, eps=0.05, min_samples=2).tolist() == [-1, -1]
-    assert dbscan_labels(graph, eps=0.07, min_samples=2).tolist() == [0, 0]
+    labels = dbscan_labels(nothing, is_core, [])
 
-
-def test_eps_of_zero_joins_exact_copies_only() -> None:
-    nearly = graph_of(2, (0, 1), distance=1e-30)
-    copies = graph_of(2, (0, 1), distance=0.0)
-
-    assert dbscan_labels(nearly, eps=0.0, min_samples=2).tolist() == [-1, -1]
-    assert dbscan_labels(copies, eps=0.0, min_samples=2).tolist() == [0, 0]
-
-
-def test_largest_distance_that_is_within_eps_joins() -> None:
-    largest = np.nextafter(np.float32(0.05), np.float32(0))
-    assert within(np.array([largest]), 0.05).all()
-
-    graph = graph_of(2, (0, 1), distance=largest)
-
-    assert dbscan_labels(graph, eps=0.05, min_samples=2).tolist() == [0, 0]
-
-
-def test_items_without_neighbours_are_noise() -> None:
-    graph = graph_of(4, (1, 3))
-
-    assert dbscan_labels(graph, eps=EPS, min_samples=2).tolist() == [-1, 0, -1, 0]
-
-
-@pytest.mark.parametrize(("min_samples", "labels"), [(1, [0, 1, 2]), (2, [-1, -1, -1])])
-def test_graph_without_pairs(min_samples: int, labels: list[int]) -> None:
-    assert dbscan_labels(graph_of(3), eps=EPS, min_samples=min_samples).tolist() == labels
-
-
-def test_graph_without_items() -> None:
-    labels = dbscan_labels(graph_of(0), eps=EPS, min_samples=2)
-
-    assert labels.shape == (0,)
-    assert labels.dtype == np.int32
+    assert (is_core.shape, labels.shape, labels.dtype) == ((0,), (0,), np.int32)
 
 
 @pytest.mark.parametrize(
@@ -214,50 +188,170 @@ def test_graph_without_items() -> None:
     ],
 )
 def test_clusters_are_numbered_by_first_appearance(labels: list[int], numbered: list[int]) -> None:
-    found = number_by_first_appearance(np.array(labels, np.int64))
+    found = number_by_first_appearance(np.array(labels, np.int32))
 
     assert found.dtype == np.int32
     assert found.tolist() == numbered
 
 
-def test_neighbor_graph_is_symmetric_and_stores_zeros_but_no_diagonal() -> None:
-    pairs = (
-        np.array([1, 0, 0], np.int32),
-        np.array([3, 3, 1], np.int32),
-        np.array([0.0, 0.25, 0.0], np.float32),
+# Two pairs of copies, 0-1 and 2-3, and one image like no other.
+COPIES = angles(0, 0, 60, 60, 120)
+
+
+@pytest.mark.parametrize(
+    ("labels", "sample", "recall"),
+    [
+        ([0, 0, 1, 1, -1], [0, 1, 2, 3, 4], 1.0),
+        ([0, 0, -1, -1, -1], [0, 1, 2, 3, 4], 0.5),
+        ([-1, -1, -1, -1, -1], [0, 1, 2, 3, 4], 0.0),
+        ([0, 1, 0, 1, -1], [0, 1, 2, 3, 4], 0.0),
+        ([0, 0, -1, -1, -1], [0], 1.0),
+        ([0, 0, -1, -1, -1], [3], 0.0),
+        ([0, 0, -1, -1, -1], [4], 1.0),
+    ],
+)
+def test_recall_is_the_share_of_honoured_pairs(
+    labels: list[int], sample: list[int], recall: float
+) -> None:
+    found = np.array(labels, np.int32)
+
+    assert (
+        recall_of_pairs(
+            COPIES, [(0, 5)], found, found >= 0, np.array(sample), eps=0.1, min_samples=2
+        )
+        == recall
     )
 
-    graph = neighbor_graph(pairs, 5)
 
-    assert graph.shape == (5, 5)
-    assert graph.dtype == np.float32
-    assert graph.indptr.tolist() == [0, 2, 4, 4, 6, 6]
-    assert graph.indices.tolist() == [1, 3, 0, 3, 0, 1]
-    assert graph.data.tolist() == [0.0, 0.25, 0.0, 0.0, 0.25, 0.0]
+def test_recall_does_not_ask_for_pairs_across_partitions() -> None:
+    labels = np.array([-1, -1, 0, 0, -1], np.int32)
+
+    recall = recall_of_pairs(
+        COPIES, [(0, 1), (1, 5)], labels, labels >= 0, np.arange(5), eps=0.1, min_samples=2
+    )
+
+    assert recall == 1.0
 
 
-def test_cluster_images_publishes_a_row_for_every_item(tmp_path: Path) -> None:
+def test_recall_weighs_a_small_group_like_a_large_one() -> None:
+    features = angles(*[0] * 99, 50, 50)
+    labels = np.array([0] * 99 + [-1, -1], np.int32)
+
+    recall = recall_of_pairs(
+        features, [(0, 101)], labels, labels >= 0, np.array([0, 99]), eps=0.1, min_samples=2
+    )
+
+    assert recall == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "cores", "recall"),
+    [
+        ([0, 0, 0, 0, 0], [1, 2, 3], 1.0),
+        ([0, 0, 0, 0, -1], [1, 2, 3], (1 + 1 + 0.5) / 3),  # 4 is a neighbour of the core item 3
+        ([0, 0, 0, -1, -1], [1, 2], (1 + 0.5 + 0) / 3),  # 3 was not found to be a core item
+        ([1, 0, 0, 0, 0], [1, 2, 3], 1.0),  # a border item may be in another cluster
+        ([0, 0, 0, 1, 1], [1, 2, 3], (1 + 0.5 + 0.5) / 3),
+    ],
+)
+def test_recall_asks_for_the_pairs_of_core_items(
+    labels: list[int], cores: list[int], recall: float
+) -> None:
+    found, is_core = np.array(labels, np.int32), np.isin(np.arange(5), cores)
+
+    assert recall_of_pairs(
+        CHAIN, [(0, 5)], found, is_core, np.arange(5), eps=float(EPS), min_samples=3
+    ) == pytest.approx(recall)
+
+
+def test_sample_of_items_is_sorted_unique_and_the_same_for_the_same_seed() -> None:
+    sample = sample_items(1_000, 50, seed=7)
+
+    assert sample.tolist() == sorted(set(sample.tolist()))
+    assert len(sample) == 50
+    assert sample.min() >= 0
+    assert sample.max() < 1_000
+    assert sample.tolist() == sample_items(1_000, 50, seed=7).tolist()
+    assert sample.tolist() != sample_items(1_000, 50, seed=8).tolist()
+
+
+@pytest.mark.parametrize("num_samples", [3, 4])
+def test_sample_of_few_items_is_all_of_them(num_samples: int) -> None:
+    assert sample_items(3, num_samples, seed=0).tolist() == [0, 1, 2]
+
+
+def clustered_in_cells(folder: Path, min_samples: int, num_searches: int, workers: int) -> bytes:
+    """The cluster file of 900 made-up images in cells, searched in so many parts."""
+    collection = write_collection(folder, 900)
+    config = DedupConfig(
+        source_url=str(folder),
+        workspace_url=str(folder),
+        neighbors={"exact_up_to": 0},
+        clusters={"min_samples": min_samples},
+        execution={"workers": workers},
+    )
+    bounds = np.linspace(0, 900, num_searches + 1).astype(int).tolist()
+    searches = [SearchRange(start, stop) for start, stop in pairwise(bounds)]
+    cells = plan_cells.fn(collection, 4, config)
+    if min_samples > 2:
+        cores = [find_cores.fn(search, cells, collection, config) for search in searches]
+        cells = mark_cores.fn(cores, cells)
+    links = [find_neighbors.fn(search, cells, collection, config) for search in searches]
+    clusters = cluster_images.fn(links[::-1], cells, collection, config)
+    assert measure_recall.fn(clusters, cells, collection, config) > 0.9
+    return storage.read_bytes(clusters.url)
+
+
+@pytest.mark.parametrize("min_samples", [2, 3])
+def test_clusters_have_the_same_bytes_however_the_search_is_cut(
+    tmp_path: Path, min_samples: int
+) -> None:
+    found = set()
+    for num_searches, workers in [(1, 1), (7, 4), (60, 2)]:
+        folder = tmp_path / str(num_searches)
+        folder.mkdir()
+        found.add(clustered_in_cells(folder, min_samples, num_searches, workers))
+
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("cores", [None, [0, 1]])
+def test_cluster_images_publishes_a_row_for_every_item(
+    tmp_path: Path, cores: list[int] | None
+) -> None:
     rows = [
         {"image_id": name, "item_id": item, "camera": "", "captured_at": 0}
         | {"url": f"/{name}", "size_bytes": 1, "etag": ""}
-        for item, name in [(2, "c"), (None, "broken"), (0, "a"), (1, "b")]
+        for item, name in [(3, "d"), (2, "c"), (None, "broken"), (0, "a"), (1, "b")]
     ]
-    images_url, edges_url = str(tmp_path / "images.parquet"), str(tmp_path / "edges.parquet")
+    images_url, features_url = str(tmp_path / "images.parquet"), str(tmp_path / "features.npy")
     storage.publish_table(images_url, pa.Table.from_pylist(rows, IMAGES))
-    pair = (np.array([0], np.int32), np.array([2], np.int32), np.array([0.04], np.float32))
-    storage.publish_table(edges_url, edge_table([pair]))
-    collection = Collection("run", str(tmp_path), images_url, "", 4, 3, 3, 0)
-    neighbors = Neighbors((EdgeFile(edges_url, 1),), recall=1.0, depth=0)
-
-    clusters = cluster_images.fn(
-        neighbors,
-        collection,
-        DedupConfig(source_url=str(tmp_path), workspace_url=str(tmp_path)),
+    np.save(features_url, angles(0, 10, 20, 90))
+    links_url, cores_url = str(tmp_path / "links.parquet"), None
+    pairs = (np.array([1, 2], np.int32), np.array([0, 1], np.int32))
+    storage.publish_table(links_url, link_table([pairs]))
+    if cores:
+        cores_url = str(tmp_path / "cores.parquet")
+        storage.publish_table(cores_url, core_table([np.array(cores, np.int32)]))
+        assert storage.read_table(cores_url, CORES).num_rows == 2
+    collection = Collection("run", str(tmp_path), images_url, features_url, 5, 4, 4, 0)
+    cells = Cells("", str(tmp_path), depth=0, num_items=4, cores_url=cores_url)
+    config = DedupConfig(
+        source_url=str(tmp_path),
+        workspace_url=str(tmp_path),
+        neighbors={"eps": EPS},
+        clusters={"min_samples": 2},
     )
+
+    clusters = cluster_images.fn([LinkFile(links_url, 2)], cells, collection, config)
 
     assert clusters.num_clusters == 1
     assert storage.read_table(clusters.url, CLUSTERS).to_pydict() == {
-        "image_id": ["a", "b", "c"],
-        "cluster_id": [0, -1, 0],
-        "num_neighbors": [1, 0, 1],
+        "image_id": ["a", "b", "c", "d"],
+        "cluster_id": [0, 0, 0, -1],
+        "is_core": [True, True, cores is None, False],
     }
+    # Without the core item c, the pair of b and c is honoured from one side only.
+    assert measure_recall.fn(clusters, cells, collection, config) == pytest.approx(
+        1.0 if cores is None else 2 / 3
+    )

@@ -8,235 +8,119 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import csr_matrix
 
 from config import DedupConfig
-from tasks import storage
-from tasks.references import Clusters, Collection, EdgeFile, Neighbors
+from tasks import comparisons, storage
+from tasks import stage08_choose_keepers as stage08
+from tasks.comparisons import connect
+from tasks.distances import within
+from tasks.references import Clusters, Collection
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
-from tasks.stage06_find_neighbors import edge_table
-from tasks.stage07_cluster_images import dbscan_labels, neighbor_graph
+from tasks.stage07_cluster_images import are_large, dbscan_labels
 from tasks.stage08_choose_keepers import (
+    adjacency,
     choose_keepers,
     cover_keepers,
     first_keepers,
+    greedy_cover,
+    members_of_clusters,
+    nearest_keepers,
     paired_distances,
     quality_ranks,
     url_ranks,
 )
+from tests.made_items import all_distances, eps_for, feature_sets
 
-EPS = 0.05
-
-
-def graph_of(num_items: int, distances: dict[tuple[int, int], float]) -> csr_matrix:
-    i, j = np.array(list(distances), np.int32).reshape(-1, 2).T
-    return neighbor_graph((i, j, np.array(list(distances.values()), np.float32)), num_items)
+Pairs = list[tuple[int, int]]
 
 
-def equally_far(*pairs: tuple[int, int]) -> dict[tuple[int, int], float]:
-    return dict.fromkeys(pairs, 0.04)
+def bits_of(num_items: int, pairs: Pairs) -> np.ndarray:
+    """Packed rows of a graph in which every item covers itself too."""
+    near = np.eye(num_items, dtype=bool)
+    for i, j in pairs:
+        near[i, j] = near[j, i] = True
+    return np.packbits(near, axis=1)
 
 
-def keepers(
-    distances: dict[tuple[int, int], float], ranks: list[int], labels: list[int] | None = None
-) -> list[int]:
-    """Keepers of one cluster, unless told otherwise."""
-    graph = graph_of(len(ranks), distances)
-    clusters = np.array(labels or [0] * len(ranks), np.int32)
-    return cover_keepers(graph, clusters, np.array(ranks, np.int64)).tolist()
+def chosen(pairs: Pairs, ranks: list[int]) -> list[int]:
+    return greedy_cover(bits_of(len(ranks), pairs), np.array(ranks, np.int64)).tolist()
 
 
 @st.composite
-def clustered_graphs(draw: st.DrawFn) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
-    """A graph of up to 14 items with its DBSCAN labels, and the items' ranks."""
-    num_items = draw(st.integers(1, 14))
+def graphs(draw: st.DrawFn) -> tuple[int, Pairs, list[int]]:
+    """Up to 20 items, some pairs of them, and the items' ranks."""
+    num_items = draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     i, j = np.triu_indices(num_items, k=1)
     keep = rng.random(len(i)) < draw(st.sampled_from([0.05, 0.15, 0.3, 0.8]))
-    distances = rng.choice([0.0, 0.01, 0.04], keep.sum())
-    pairs = zip(i[keep].tolist(), j[keep].tolist(), strict=True)
-    graph = graph_of(num_items, dict(zip(pairs, distances.tolist(), strict=True)))
-    labels = dbscan_labels(graph, eps=EPS, min_samples=draw(st.integers(1, 4)))
-    return graph, labels, rng.permutation(num_items).astype(np.int64)
+    pairs = list(zip(i[keep].tolist(), j[keep].tolist(), strict=True))
+    return num_items, pairs, rng.permutation(num_items).tolist()
 
 
-def is_stored(graph: csr_matrix, item: int, neighbor: int) -> bool:
-    return neighbor in graph.indices[graph.indptr[item] : graph.indptr[item + 1]]
-
-
-@given(clustered=clustered_graphs())
-def test_every_image_that_goes_has_a_kept_neighbour_in_its_cluster(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray],
-) -> None:
-    graph, labels, ranks = clustered
-
-    keeper_of = cover_keepers(graph, labels, ranks)
-
-    for item in np.flatnonzero(keeper_of >= 0):
-        keeper = keeper_of[item]
-        assert keeper_of[keeper] == -1
-        assert labels[keeper] == labels[item] >= 0
-        assert is_stored(graph, item, keeper)
-
-
-@given(clustered=clustered_graphs())
-def test_noise_stays_and_every_cluster_keeps_an_image(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray],
-) -> None:
-    graph, labels, ranks = clustered
-
-    keeper_of = cover_keepers(graph, labels, ranks)
-
-    assert (keeper_of[labels == -1] == -1).all()
-    assert set(labels[keeper_of == -1]) == set(labels)
-
-
-@given(clustered=clustered_graphs())
-def test_no_kept_neighbour_is_nearer_and_no_equally_near_one_is_better(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray],
-) -> None:
-    graph, labels, ranks = clustered
-
-    keeper_of = cover_keepers(graph, labels, ranks)
-
-    for item in np.flatnonzero(keeper_of >= 0):
-        row = slice(graph.indptr[item], graph.indptr[item + 1])
-        candidates = [
-            (distance, ranks[neighbor], neighbor)
-            for neighbor, distance in zip(graph.indices[row], graph.data[row], strict=True)
-            if keeper_of[neighbor] == -1 and labels[neighbor] == labels[item]
-        ]
-        assert min(candidates)[2] == keeper_of[item]
-
-
-@given(clustered=clustered_graphs())
-def test_same_input_gives_same_keepers(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray],
-) -> None:
-    graph, labels, ranks = clustered
-    before = graph.copy()
-
-    keeper_of = cover_keepers(graph, labels, ranks)
-
-    assert cover_keepers(graph, labels, ranks).tolist() == keeper_of.tolist()
-    assert (graph != before).nnz == 0
-
-
-@given(clustered=clustered_graphs(), data=st.data())
-def test_numbering_of_the_items_does_not_matter(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray], data: st.DataObject
-) -> None:
-    graph, labels, ranks = clustered
-    new_of = np.array(data.draw(st.permutations(range(len(labels)))))
-    pairs = graph.tocoo()
-    is_upper = pairs.row < pairs.col
-    renumbered = neighbor_graph(
-        (new_of[pairs.row[is_upper]], new_of[pairs.col[is_upper]], pairs.data[is_upper]),
-        len(labels),
-    )
-    new_labels, new_ranks = np.empty_like(labels), np.empty_like(ranks)
-    new_labels[new_of], new_ranks[new_of] = labels, ranks
-
-    keeper_of = cover_keepers(graph, labels, ranks)
-    new_keeper_of = cover_keepers(renumbered, new_labels, new_ranks)
-
-    expected = [-1 if keeper == -1 else int(new_of[keeper]) for keeper in keeper_of]
-    assert new_keeper_of[new_of].tolist() == expected
-
-
-@given(clustered=clustered_graphs())
+@given(graph=graphs())
 def test_next_keeper_is_always_the_best_of_those_that_cover_most(
-    clustered: tuple[csr_matrix, np.ndarray, np.ndarray],
+    graph: tuple[int, Pairs, list[int]],
 ) -> None:
-    graph, labels, ranks = clustered
-    items = np.flatnonzero(labels >= 0).tolist()
-    covered_by = {
-        item: {n for n in items if labels[n] == labels[item] and is_stored(graph, item, n)} | {item}
-        for item in items
-    }
-    uncovered, kept = set(items), set(np.flatnonzero(labels == -1).tolist())
+    num_items, pairs, ranks = graph
+    covered_by = {item: {item} for item in range(num_items)}
+    for i, j in pairs:
+        covered_by[i].add(j)
+        covered_by[j].add(i)
+    uncovered, expected = set(range(num_items)), []
     while uncovered:
-        gains = {item: len(covered_by[item] & uncovered) for item in items}
-        best = min(items, key=lambda item: (-gains[item], ranks[item]))
-        kept.add(best)
+        gains = {item: len(covered_by[item] & uncovered) for item in range(num_items)}
+        best = min(gains, key=lambda item: (-gains[item], ranks[item]))
+        expected.append(best)
         uncovered -= covered_by[best]
 
-    keeper_of = cover_keepers(graph, labels, ranks)
-
-    assert set(np.flatnonzero(keeper_of == -1).tolist()) == kept
+    assert chosen(pairs, ranks) == expected
 
 
-@pytest.mark.parametrize(("ranks", "keeper_of"), [([0, 1], [-1, 0]), ([1, 0], [1, -1])])
-def test_pair_keeps_the_better_one(ranks: list[int], keeper_of: list[int]) -> None:
-    assert keepers(equally_far((0, 1)), ranks) == keeper_of
+CHAIN = [(0, 1), (1, 2), (2, 3), (3, 4)]
+SQUARE = [(0, 1), (1, 2), (2, 3), (0, 3)]
+STAR = [(2, 0), (2, 1), (2, 3), (2, 4)]
 
 
-def test_star_keeps_its_centre_although_it_is_the_worst_image() -> None:
-    star = equally_far((2, 0), (2, 1), (2, 3), (2, 4))
-
-    assert keepers(star, ranks=[0, 1, 4, 2, 3]) == [2, 2, -1, 2, 2]
-
-
-CHAIN = equally_far((0, 1), (1, 2), (2, 3), (3, 4))
-
-
-def test_chain_of_five_keeps_two() -> None:
-    # 1 covers three and is the best of those that do; 3 covers what is left and is better than 4.
-    assert keepers(CHAIN, ranks=[2, 0, 4, 1, 3]) == [1, -1, 1, -1, 3]
-
-
-def test_image_between_two_keepers_goes_for_the_nearer_one() -> None:
-    uneven = {(0, 1): 0.01, (1, 2): 0.04, (2, 3): 0.02, (3, 4): 0.01}
-
-    assert keepers(uneven, ranks=[2, 0, 4, 1, 3]) == [1, -1, 3, -1, 3]
-
-
-def test_all_copies_of_one_image_keep_the_best() -> None:
-    copies = dict.fromkeys([(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)], 0.0)
-
-    assert keepers(copies, ranks=[3, 1, 0, 2]) == [2, 2, -1, 2]
+@pytest.mark.parametrize(
+    ("pairs", "ranks", "keepers"),
+    [
+        ([], [], []),
+        ([], [0], [0]),
+        ([], [1, 0], [1, 0]),
+        ([(0, 1)], [0, 1], [0]),
+        ([(0, 1)], [1, 0], [1]),
+        # Its centre, although it is the worst image.
+        (STAR, [0, 1, 4, 2, 3], [2]),
+        # 1 covers three and is the best of those that do; 3 is better than 4 for what is left.
+        (CHAIN, [2, 0, 4, 1, 3], [1, 3]),
+        (CHAIN, [3, 2, 0, 1, 4], [2, 3, 1]),
+        # 1 covers 0 and 2, then 0 is the best of 0, 2 and 3, each of which covers 3.
+        (SQUARE, [1, 0, 2, 3], [1, 0]),
+    ],
+)
+def test_greedy_cover_of_small_graphs(pairs: Pairs, ranks: list[int], keepers: list[int]) -> None:
+    assert chosen(pairs, ranks) == keepers
 
 
-def test_square_keeps_its_best_corner_and_the_best_one_that_covers_the_opposite_corner() -> None:
-    square = equally_far((0, 1), (1, 2), (2, 3), (0, 3))
-
-    # 1 covers 0 and 2, then 0 is the best of 0, 2 and 3, each of which covers 3.
-    assert keepers(square, ranks=[1, 0, 2, 3]) == [-1, -1, 1, 0]
-
-
-def test_pair_across_two_clusters_covers_nothing() -> None:
-    assert keepers(CHAIN, ranks=[1, 0, 4, 3, 2], labels=[0, 0, 1, 1, 1]) == [1, -1, 3, -1, 3]
-
-
-def test_noise_is_kept_even_next_to_other_images() -> None:
-    pairs = equally_far((0, 1), (1, 2), (2, 3))
-
-    assert keepers(pairs, ranks=[0, 1, 2, 3], labels=[-1, -1, 0, 0]) == [-1, -1, -1, 2]
-
-
-def test_no_images_have_no_keepers() -> None:
-    assert keepers({}, ranks=[]) == []
-
-
-def num_kept_first_come(distances: dict[tuple[int, int], float], ranks: list[int]) -> int:
+def num_kept_first_come(pairs: Pairs, ranks: list[int]) -> int:
     """Keep the best image not covered yet, over and over."""
     covered: set[int] = set()
     num_kept = 0
     for item in np.argsort(ranks).tolist():
         if item not in covered:
             num_kept += 1
-            covered |= {item, *(j for i, j in distances if i == item)}
-            covered |= {i for i, j in distances if j == item}
+            covered |= {item, *(j for i, j in pairs if i == item)}
+            covered |= {i for i, j in pairs if j == item}
     return num_kept
 
 
-TWO_STARS = equally_far((0, 1), (0, 2), (0, 3), (4, 5), (4, 6), (4, 7), (3, 5))
+TWO_STARS = [(0, 1), (0, 2), (0, 3), (4, 5), (4, 6), (4, 7), (3, 5)]
 
 
 @pytest.mark.parametrize(
-    ("distances", "ranks", "num_first_come", "num_cover"),
+    ("pairs", "ranks", "num_first_come", "num_cover"),
     [
-        (equally_far((2, 0), (2, 1), (2, 3), (2, 4)), [0, 1, 2, 3, 4], 4, 1),
+        (STAR, [0, 1, 2, 3, 4], 4, 1),
         (CHAIN, [0, 1, 2, 3, 4], 3, 2),
         (CHAIN, [3, 2, 0, 1, 4], 3, 3),
         (TWO_STARS, [7, 6, 5, 4, 3, 2, 1, 0], 5, 2),
@@ -244,10 +128,153 @@ TWO_STARS = equally_far((0, 1), (0, 2), (0, 3), (4, 5), (4, 6), (4, 7), (3, 5))
     ],
 )
 def test_cover_keeps_no_more_images_than_first_come_first_kept(
-    distances: dict[tuple[int, int], float], ranks: list[int], num_first_come: int, num_cover: int
+    pairs: Pairs, ranks: list[int], num_first_come: int, num_cover: int
 ) -> None:
-    assert num_kept_first_come(distances, ranks) == num_first_come
-    assert keepers(distances, ranks).count(-1) == num_cover
+    assert num_kept_first_come(pairs, ranks) == num_first_come
+    assert len(chosen(pairs, ranks)) == num_cover
+
+
+def clusters_of(features: np.ndarray, eps: float) -> np.ndarray:
+    items = np.arange(len(features))
+    component = connect(features, items, len(items), eps)
+    return dbscan_labels(component, are_large(component, 2), [])
+
+
+@given(data=st.data(), window=st.sampled_from([1, 2, 5, 1_000]))
+def test_every_image_that_goes_has_a_kept_neighbour_in_its_cluster(
+    data: st.DataObject, window: int
+) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    labels = clusters_of(features, eps)
+    ranks = np.array(data.draw(st.permutations(range(len(features)))))
+
+    keeper_of = cover_keepers(features, labels, ranks, eps=eps, window=window)
+
+    near = within(all_distances(features), eps)
+    for item in np.flatnonzero(keeper_of >= 0):
+        keeper = keeper_of[item]
+        assert keeper_of[keeper] == -1
+        assert labels[keeper] == labels[item] >= 0
+        assert near[item, keeper]
+    assert (keeper_of[labels == -1] == -1).all()
+    assert set(labels[keeper_of == -1]) == set(labels)
+
+
+@given(data=st.data())
+def test_no_kept_neighbour_is_nearer_and_no_equally_near_one_is_better(
+    data: st.DataObject,
+) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    labels = clusters_of(features, eps)
+    ranks = np.array(data.draw(st.permutations(range(len(features)))))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("ROWS_AT_ONCE", "COLUMNS_AT_ONCE"):
+            patch.setattr(stage08, name, data.draw(st.integers(1, 5)))
+
+        keeper_of = cover_keepers(features, labels, ranks, eps=eps)
+
+    distances = all_distances(features)
+    for item in np.flatnonzero(keeper_of >= 0):
+        others = np.flatnonzero((keeper_of == -1) & (labels == labels[item]))
+        best = min((distances[item, other], ranks[other], other) for other in others)
+        assert keeper_of[item] == best[2]
+
+
+@given(data=st.data())
+def test_numbering_of_the_items_does_not_matter(data: st.DataObject) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    labels = clusters_of(features, eps)
+    ranks = np.array(data.draw(st.permutations(range(len(features)))))
+    old_of = np.array(data.draw(st.permutations(range(len(features)))))
+
+    keeper_of = cover_keepers(features, labels, ranks, eps=eps)
+    new_keeper_of = cover_keepers(features[old_of], labels[old_of], ranks[old_of], eps=eps)
+
+    assert [old_of[keeper] if keeper >= 0 else -1 for keeper in new_keeper_of] == keeper_of[
+        old_of
+    ].tolist()
+
+
+def angles(*degrees: float) -> np.ndarray:
+    radians = np.radians(degrees)
+    return np.column_stack([np.cos(radians), np.sin(radians)]).astype(np.float32)
+
+
+TEN_DEGREES = 1 - np.cos(np.radians(10.5))
+
+
+def test_later_windows_use_the_keepers_of_earlier_ones() -> None:
+    features = angles(0, 10, 20, 30, 40, 5)
+    labels, ranks = np.zeros(6, np.int32), np.arange(6)
+
+    def kept(window: int) -> list[int]:
+        keeper_of = cover_keepers(features, labels, ranks, eps=TEN_DEGREES, window=window)
+        return np.flatnonzero(keeper_of == -1).tolist()
+
+    # At 10, 5 and 0 degrees: 10 covers four. Then 30 covers the two that are left.
+    assert kept(6) == [1, 3]
+    # 0 covers 0 and 10; of 20 and 30 the better one, and it covers 10 too; then 40.
+    assert kept(2) == [0, 2, 4]
+
+
+def test_image_between_two_keepers_goes_for_the_nearer_one() -> None:
+    features = angles(0, 4, 10)
+
+    found = nearest_keepers(
+        features, np.array([1]), np.array([2, 0]), np.array([0, 1]), eps=TEN_DEGREES
+    )
+
+    assert found.tolist() == [0]
+
+
+def test_copies_go_for_the_best_keeper() -> None:
+    features = angles(0, 0, 0, 0)
+    items, keepers = np.array([0]), np.array([1, 2, 3])
+
+    found = nearest_keepers(features, items, keepers, np.array([2, 0, 1]), eps=0.0)
+
+    assert found.tolist() == [2]
+
+
+def test_pair_across_two_clusters_covers_nothing() -> None:
+    labels = np.array([0, 0, 1, 1, 1, -1], np.int32)
+
+    keeper_of = cover_keepers(
+        angles(0, 10, 20, 30, 40, 45), labels, np.array([1, 0, 4, 3, 2, 5]), eps=TEN_DEGREES
+    )
+
+    assert keeper_of.tolist() == [1, -1, 3, -1, 3, -1]
+
+
+def test_no_images_have_no_keepers() -> None:
+    nothing = np.empty(0, np.int32)
+
+    assert cover_keepers(np.empty((0, 2), np.float32), nothing, nothing, eps=0.1).tolist() == []
+
+
+def test_members_of_clusters_leave_noise_out() -> None:
+    labels = np.array([1, -1, 0, 1, 0, 2], np.int32)
+
+    assert [members.tolist() for members in members_of_clusters(labels)] == [[2, 4], [0, 3], [5]]
+
+
+@given(data=st.data())
+def test_adjacency_packs_what_is_within(data: st.DataObject) -> None:
+    features = data.draw(feature_sets())
+    eps = data.draw(eps_for(features))
+    rows = np.array(data.draw(st.permutations(range(len(features)))))
+    columns = rows[: data.draw(st.integers(0, len(rows)))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage08, "ROWS_AT_ONCE", 3)
+        patch.setattr(comparisons, "_EXACT_AT_ONCE", 3)
+
+        bits = adjacency(features, rows, columns, eps)
+
+    near = within(all_distances(features), eps)[np.ix_(rows, columns)]
+    assert np.unpackbits(bits, axis=1, count=len(columns)).tolist() == near.astype(int).tolist()
 
 
 def test_first_keepers_are_one_per_cluster_and_all_noise() -> None:
@@ -318,23 +345,21 @@ def test_choose_keepers_publishes_exact_distances(
 ) -> None:
     features = np.array([[1, 0], [0.8, 0.6], [0.28, 0.96], [-1, 0]], np.float32)
     np.save(tmp_path / "features.npy", features)
-    images_url, edges_url, labels_url = (
-        str(tmp_path / name) for name in ("images", "edges", "labels")
-    )
+    images_url, labels_url = str(tmp_path / "images"), str(tmp_path / "labels")
     names = ["a", "b", "c", "noise"]
     rows = [{"image_id": n, "url": f"/{n}", "item_id": item} for item, n in enumerate(names)]
     storage.publish_table(images_url, images_table(*reversed(rows), {"image_id": "?", "url": "/?"}))
-    edges = np.array([0, 1], np.int32), np.array([1, 2], np.int32), np.zeros(2, np.float32)
-    storage.publish_table(edges_url, edge_table([edges]))
-    labels = {"image_id": names, "cluster_id": [0, 0, 0, -1], "num_neighbors": [1, 2, 1, 0]}
+    labels = {"image_id": names, "cluster_id": [0, 0, 0, -1], "is_core": [True, True, True, False]}
     storage.publish_table(labels_url, pa.table(labels, CLUSTERS))
 
     kept = choose_keepers.fn(
         Clusters(labels_url, num_clusters=1),
-        Neighbors((EdgeFile(edges_url, 2),), recall=1.0, depth=0),
         Collection("", str(tmp_path), images_url, str(tmp_path / "features.npy"), 5, 4, 4, 0),
         DedupConfig(
-            source_url=str(tmp_path), workspace_url=str(tmp_path), clusters={"keepers": mode}
+            source_url=str(tmp_path),
+            workspace_url=str(tmp_path),
+            neighbors={"eps": 0.3},
+            clusters={"keepers": mode},
         ),
     )
 

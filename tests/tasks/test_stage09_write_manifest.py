@@ -12,13 +12,14 @@ import pytest
 
 from config import DedupConfig
 from tasks import storage
+from tasks.errors import ArtifactError
 from tasks.manifests import manifest_digest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
 from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
 from tasks.stage09_write_manifest import (
     manifest_table,
-    reason_to_remove,
-    reason_to_skip,
+    reasons_to_remove,
+    reasons_to_skip,
     write_manifest,
 )
 from tasks.weights import WEIGHTS_DIGEST
@@ -45,7 +46,7 @@ def images_of(*rows: dict[str, Any]) -> pa.Table:
 
 def clusters_of(labels: dict[str, int]) -> pa.Table:
     rows = [
-        {"image_id": f"id-{name}", "cluster_id": label, "num_neighbors": 0}
+        {"image_id": f"id-{name}", "cluster_id": label, "is_core": label >= 0}
         for name, label in labels.items()
     ]
     return pa.Table.from_pylist(rows, CLUSTERS)
@@ -150,35 +151,53 @@ def test_empty_night_has_an_empty_manifest() -> None:
     assert (table.num_rows, table.schema.equals(MANIFEST)) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("is_copy", "distance", "reason"),
-    [
+def test_keeper_that_is_no_image_of_the_run_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="1 keepers are no images of the run"):
+        manifest_table(
+            images_of(image("a", sha256="aa"), image("b", sha256="bb")),
+            clusters_of({"a": 0, "b": 0}),
+            keepers_of(a=("elsewhere", 0.01)),
+            eps=0.05,
+        )
+
+
+def test_reasons_to_remove() -> None:
+    above = float(np.float32(0.05))  # the float32 is a little above 0.05
+    below = float(np.nextafter(np.float32(0.05), np.float32(0)))
+    lines = [
+        # copy, distance, reason
         (True, 0.0, "exact copy"),
         (True, 0.3, "exact copy"),
         (False, 0.0, "within eps"),
-        (False, float(np.nextafter(np.float32(0.05), np.float32(0))), "within eps"),
-        (False, float(np.float32(0.05)), "same cluster"),  # the float32 is a little above 0.05
+        (False, below, "within eps"),
+        (False, above, "same cluster"),
         (False, 0.3, "same cluster"),
-    ],
-)
-def test_reason_to_remove(is_copy: bool, distance: float, reason: str) -> None:
-    assert reason_to_remove(is_copy=is_copy, distance=distance, eps=0.05) == reason
+    ]
+    is_copy, distances, reasons = (list(column) for column in zip(*lines, strict=True))
+    found = reasons_to_remove(
+        pa.chunked_array([pa.array(is_copy)]),
+        pa.chunked_array([pa.array(distances, pa.float32())]),
+        eps=0.05,
+    )
+    assert found.to_pylist() == reasons
 
 
 def test_eps_itself_is_within_eps() -> None:
-    assert reason_to_remove(is_copy=False, distance=0.125, eps=0.125) == "within eps"
+    distances = pa.chunked_array([pa.array([0.125], pa.float32())])
+    is_copy = pa.chunked_array([pa.array([False])])
+    assert reasons_to_remove(is_copy, distances, eps=0.125).to_pylist() == ["within eps"]
 
 
-def test_reason_to_skip_tells_a_bad_image_from_a_failed_shard() -> None:
-    assert reason_to_skip("empty file") == "unreadable: empty file"
-    assert reason_to_skip(NOT_EMBEDDED) == NOT_EMBEDDED
+def test_reasons_to_skip_tell_a_bad_image_from_a_failed_shard() -> None:
+    errors = pa.chunked_array([pa.array(["empty file", NOT_EMBEDDED])])
+    assert reasons_to_skip(errors).to_pylist() == ["unreadable: empty file", NOT_EMBEDDED]
 
 
 class TestWriteManifest:
     @pytest.fixture
     def metadata(self, place: str) -> dict[str, str]:
         """What the manifest of a partial night says of itself."""
-        return self.write(place, num_missing=1, neighbors=Neighbors((), recall=0.9995, depth=8))
+        return self.write(place, num_missing=1, neighbors=Neighbors(recall=0.9995, depth=8))
 
     def write(self, place: str, *, num_missing: int, neighbors: Neighbors) -> dict[str, str]:
         place = storage.absolute_url(place)
@@ -226,7 +245,7 @@ class TestWriteManifest:
         }
 
     def test_digest_covers_what_it_says_of_itself(self, tmp_path: Path) -> None:
-        exact = Neighbors((), recall=1.0, depth=0)
+        exact = Neighbors(recall=1.0, depth=0)
         digests = [
             self.write(str(tmp_path / name), num_missing=num_missing, neighbors=exact)["digest"]
             for name, num_missing in (("a", 0), ("b", 0), ("c", 1))
@@ -234,6 +253,6 @@ class TestWriteManifest:
         assert digests[0] == digests[1] != digests[2]
 
     def test_says_when_the_night_was_complete_and_the_search_exact(self, tmp_path: Path) -> None:
-        neighbors = Neighbors((), recall=1.0, depth=0)
+        neighbors = Neighbors(recall=1.0, depth=0)
         metadata = self.write(str(tmp_path), num_missing=0, neighbors=neighbors)
         assert (metadata["is_complete"], metadata["is_search_exact"]) == ("true", "true")

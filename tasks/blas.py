@@ -1,0 +1,33 @@
+"""Keeps BLAS from starting threads of its own where tasks run side by side already."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+
+class _Limit:
+    """One limit for all tasks of a process: the setting of a BLAS library is global."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_users = 0
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Give each matrix product one thread until the last who asked for it is done."""
+        with self._lock:
+            if self._num_users == 0:
+                self._limits = threadpool_limits(1, "blas")
+            self._num_users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_users -= 1
+                if self._num_users == 0:
+                    self._limits.restore_original_limits()
+
+
+one_thread = _Limit().one_thread

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ class Machine:
     """Compute capability of each GPU that TensorFlow sees."""
 
 
+@lru_cache
 def this_machine() -> Machine:
     """Look at the machine this runs on.
 

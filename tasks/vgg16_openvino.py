@@ -38,8 +38,6 @@ RANGES = {
 QUANTIZATION_DIGEST = fingerprint(WEIGHTS_DIGEST, RANGES)
 """Names the 8-bit network: all of it follows from the weights and the ranges."""
 
-USUAL_BATCH_SIZE = 8
-
 _RGB_MEANS = np.array([123.68, 116.779, 103.939], np.float32).reshape(1, 3, 1, 1)
 _LAST_OF_BLOCKS = frozenset(
     {"block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"}

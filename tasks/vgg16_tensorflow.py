@@ -14,11 +14,6 @@ from tasks.weights import LAYERS, Tensors
 _BGR_MEANS = (103.939, 116.779, 123.68)
 
 
-def usual_batch_size() -> int:
-    """Images in one pass when nobody says: a GPU is only busy with many."""
-    return 64 if tensorflow().config.list_physical_devices("GPU") else 8
-
-
 def load_forward(
     tensors: Tensors, *, batch_size: int, image_size: int, dtype: Dtype
 ) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from config import DedupConfig
 from tasks import storage
+from tasks.compact_features import compact_features
 from tasks.feature_store import feature_metadata, store_url
 from tasks.references import Collection, Inventory
 from tasks.schemas import FEATURES, IMAGES, INVENTORY
@@ -174,6 +175,16 @@ def test_matrix_is_that_of_numpy_whatever_order_features_come_in(
     with tempfile.TemporaryDirectory() as folder:
         write_matrix(Path(folder, "features.npy"), 8, blocks)
         assert Path(folder, "features.npy").read_bytes() == saved.getvalue()
+
+
+def test_compacted_store_gives_the_same_run_and_the_same_bytes(workspace: Workspace) -> None:
+    before = workspace.collect(*ROWS)
+    artifacts = [storage.read_bytes(url) for url in (before.images_url, before.features_url)]
+    (compaction,) = compact_features(workspace.url)
+    assert (compaction.num_files_before, compaction.num_files) == (2, 1)
+    after = workspace.collect(*ROWS)
+    assert after == before
+    assert [storage.read_bytes(url) for url in (after.images_url, after.features_url)] == artifacts
 
 
 def test_no_image_gives_a_run_too(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ _GATE = "gate_max_change"
 MAX_READERS = 16
 """Files read at a time, because a bucket's answer takes its time."""
 
-MAX_BYTES_AHEAD = 256 * 2**20
+MAX_BYTES_AHEAD = 64 * 2**20
 """Size of the files read at a time, because all of each may be in memory."""
 
 

@@ -52,11 +52,16 @@ def write(
     *rows: dict[str, Any],
     decoder: str | None = None,
     gate: GateSettings = NO_GATE,
+    rows_per_group: int | None = None,
 ) -> None:
     """Write one feature file, by this decoder unless told otherwise."""
     table = pa.Table.from_pylist(list(rows), FEATURES)
     metadata = feature_metadata(SETTINGS, gate) | ({"decoder": decoder} if decoder else {})
-    storage.publish_table(f"{store}/{name}.parquet", table.replace_schema_metadata(metadata))
+    storage.publish_table(
+        f"{store}/{name}.parquet",
+        table.replace_schema_metadata(metadata),
+        rows_per_group=rows_per_group,
+    )
 
 
 @pytest.fixture
@@ -240,6 +245,13 @@ def test_features_after_rows_without_one_stay_with_their_image(tmp_path: Path) -
     assert positions.tolist() == [0, 1, 2, 3, 4, 5]
     assert features[:, 0].tolist() == [1, 2, 4, 5, 7, 8]
     assert features[:, 511].tolist() == [512, 513, 515, 516, 518, 519]
+
+
+def test_row_groups_without_a_wanted_image_are_passed_over(place: str) -> None:
+    rows = [row(name, feature=feature_of(number)) for number, name in enumerate("abcdef")]
+    write(place, "1", *rows, rows_per_group=2)
+    assert settled(place, "f", "a") == ["f", "a"]
+    assert first_components(place, "f", "a") == {"a": 0, "f": 5}
 
 
 def test_row_whose_feature_is_missing_is_one_clear_error(place: str) -> None:

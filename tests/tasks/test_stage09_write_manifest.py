@@ -174,6 +174,20 @@ def test_empty_night_has_an_empty_manifest() -> None:
     assert (table.num_rows, table.schema.equals(MANIFEST)) == (0, True)
 
 
+def test_unreadable_image_is_skipped_even_if_a_keeper_is_named_for_it() -> None:
+    table = manifest_table(
+        images_of(image("a", error="empty file"), image("b", sha256="bb")),
+        clusters_of({"b": 0}),
+        keepers_of(a=("b", 0.01)),
+        eps=0.05,
+    )
+    columns = ["action", "keeper_url", "distance"]
+    assert [list(row.values()) for row in table.select(columns).to_pylist()] == [
+        ["skip", None, None],
+        ["keep", None, None],
+    ]
+
+
 def test_keeper_that_is_no_image_of_the_run_is_refused() -> None:
     with pytest.raises(ArtifactError, match="1 keepers are no images of the run"):
         manifest_table(

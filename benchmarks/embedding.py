@@ -36,7 +36,7 @@ from tasks.machine import Dtype, Engine, computes_in, named_format, resolved, th
 from tasks.memo import forget_features
 from tasks.quiet_tensorflow import tensorflow
 from tasks.schemas import SHARD
-from tasks.stage02_plan_shards import shards_of
+from tasks.stage02_plan_shards import equal_lengths, publish_plan
 from tasks.stage03_embed_shard import embed_shard
 from tasks.vgg16 import usual_batch_size, vgg16_maps
 from tasks.weights import LAYERS, find_weights
@@ -144,16 +144,20 @@ def bare_passes(pixels: Pixels, engine: Engine, dtype: Dtype) -> None:
 def shards_embedder(paths: list[Path], config: DedupConfig) -> Callable[[], None]:
     """Plan shards of the images; the function embeds them all anew, as the flow's workers do."""
     rows = [
-        {"image_id": str(path), "url": str(path), "size_bytes": path.stat().st_size, "etag": ""}
+        {
+            "image_id": str(path),
+            "url": str(path),
+            "size_bytes": path.stat().st_size,
+            "etag": "",
+            "camera": "",
+        }
         for path in paths
     ]
-    size = config.execution.images_per_shard
-    shards = []
-    for start in range(0, len(rows), size):
-        plan = pa.Table.from_pylist(rows[start : start + size], schema=SHARD)
-        plan_url = storage.join(config.workspace_url, f"plan-{start}.parquet")
-        storage.publish_table(plan_url, plan)
-        shards += shards_of(plan_url, plan, size)
+    shards = publish_plan(
+        storage.join(config.workspace_url, "plan.parquet"),
+        pa.Table.from_pylist(rows, schema=SHARD),
+        equal_lengths(len(rows), config.execution.images_per_shard),
+    )
 
     def embed() -> None:
         forget_features()

@@ -232,10 +232,13 @@ def read_figures(path: Path | None) -> Figures:
     return figures
 
 
-def with_size(runs: list[Figures], run: Figures) -> list[Figures]:
-    """Put a run among others, in place of an earlier one of its size."""
-    others = [other for other in runs if other["images"] != run["images"]]
-    return sorted([*others, run], key=lambda each: each["images"])
+def add(figures: Figures, kind: str, run: Figures, path: Path | None) -> None:
+    """Put a run among the figures, in place of an earlier one of its size, and write them."""
+    others = [other for other in figures[kind] if other["images"] != run["images"]]
+    figures[kind] = sorted([*others, run], key=lambda each: each["images"])
+    figures["growth_exponent"] = growth(figures["runs"])
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def main() -> None:
@@ -252,14 +255,14 @@ def main() -> None:
     print(HEADER, flush=True)
     for num_items in args.sizes:
         run = in_own_process(measure, num_items, settings, with_index=args.index)
-        figures["runs"] = with_size(figures["runs"], run)
+        add(figures, "runs", run, args.json)
         print(line(run), flush=True)
     exponent = growth(figures["runs"])
     if exponent is not None:
         print(f"seconds from features to clusters grow like images ** {exponent:.2f}")
     for num_items in args.scikit:
         found = in_own_process(compare, num_items, settings)
-        figures["scikit"] = with_size(figures["scikit"], found)
+        add(figures, "scikit", found, args.json)
         print(
             f"{num_items:,} images, all pairs: {found['seconds']:.1f} s, "
             f"{found['peak_bytes'] / 2**30:.2f} GiB; scikit-learn {found['seconds_scikit']:.1f} s, "
@@ -267,8 +270,6 @@ def main() -> None:
             + ("equal" if found["labels_equal"] else "DIFFER"),
             flush=True,
         )
-    if args.json:
-        args.json.write_text(json.dumps(figures | {"growth_exponent": exponent}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

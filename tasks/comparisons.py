@@ -139,7 +139,7 @@ def unite(component: Components, a: Items, b: Items) -> Components:
     """
     ends, position = np.unique(np.concatenate([component[a], component[b]]), return_inverse=True)
     pairs = (position[: len(a)], position[len(a) :])
-    graph = coo_matrix((np.ones(len(a), np.int8), pairs), shape=(len(ends), len(ends)))
+    graph = coo_matrix((np.ones(len(a)), pairs), shape=(len(ends), len(ends)))
     num_groups, group = connected_components(graph, directed=False)
     lowest = np.empty(num_groups, component.dtype)
     lowest[group[::-1]] = ends[::-1]  # the last assignment stands, and that is the lowest end

@@ -101,3 +101,10 @@ def test_unite_leads_to_the_lowest(
 
     assert found.dtype == np.int32
     assert found.tolist() == united
+
+
+def test_unite_takes_a_pair_as_often_as_it_comes() -> None:
+    for times in (255, 256, 512):  # where small integers would overflow
+        a, b = np.full(times, 2), np.full(times, 1)
+
+        assert unite(np.arange(3, dtype=np.int32), a, b).tolist() == [0, 1, 1]

@@ -12,6 +12,7 @@ from config.models import (
     DedupConfig,
     ExecutionSettings,
     FeatureSettings,
+    GateSettings,
     NeighborSettings,
     SourceSettings,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "DedupConfig",
     "ExecutionSettings",
     "FeatureSettings",
+    "GateSettings",
     "GuardSettings",
     "NeighborSettings",
     "SourceSettings",

@@ -79,6 +79,25 @@ class FeatureSettings(Settings):
         return self
 
 
+class GateSettings(Settings):
+    """Fixed cameras: which frames take the feature of an earlier one instead of their own."""
+
+    enabled: bool = False
+    """Skip the forward pass for a frame that hardly differs from the last embedded one of its
+    partition. A check decides whether that holds for the night; see `max_error`."""
+
+    max_change: int = Field(default=16, ge=1, le=256)
+    """Smallest difference of one channel, of 256, between thumbnails of 56 x 56 pixels that makes a
+    frame another one."""
+
+    sample_fraction: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Share of such frames that are embedded all the same, to measure the error."""
+
+    max_error: float = Field(default=0.02, ge=0.0, le=2.0)
+    """Largest cosine distance between what a sampled frame would have got and its own feature.
+    Above it, and without any sample, all frames of the night are embedded after all."""
+
+
 class NeighborSettings(Settings):
     """How neighbours are searched, and how well."""
 
@@ -168,6 +187,7 @@ class DedupConfig(Settings):
 
     source: SourceSettings = SourceSettings()
     features: FeatureSettings = FeatureSettings()
+    gate: GateSettings = GateSettings()
     neighbors: NeighborSettings = NeighborSettings()
     clusters: ClusterSettings = ClusterSettings()
 
@@ -212,9 +232,13 @@ class DedupConfig(Settings):
         )
         return self.model_copy(update={"source_url": source_url})
 
+    def without_gate(self) -> Self:
+        """A copy in which every frame is embedded."""
+        return self.model_copy(update={"gate": self.gate.model_copy(update={"enabled": False})})
+
     def deciding_settings(self) -> dict[str, object]:
         """Everything that shapes the manifest, ready for JSON; no URL and no `execution`."""
         return self.model_dump(
             mode="json",
-            include={"source", "features", "neighbors", "clusters"},
+            include={"source", "features", "gate", "neighbors", "clusters"},
         )

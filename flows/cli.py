@@ -82,6 +82,13 @@ def run(
     dtype: Annotated[
         str | None, typer.Option(help="auto, float32, bfloat16, or int8 with openvino.")
     ] = None,
+    gate: Annotated[
+        bool | None,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Let a frame that hardly differs take the feature of the one before.",
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels of what VGG16 sees.")
     ] = None,
@@ -122,6 +129,7 @@ def run(
             "allow_partial": allow_partial or None,
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
             "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
+            "gate": {"enabled": gate},
             "neighbors": {"eps": eps},
             "clusters": {"min_samples": min_samples, "keepers": keepers},
             "execution": {

@@ -31,6 +31,7 @@ from tasks.references import (
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
+from tasks.stage03b_check_gate import check_gate
 from tasks.stage04_collect_features import collect_features
 from tasks.stage05_build_index import build_index
 from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores, plan_cells
@@ -77,14 +78,19 @@ def dedup(config: DedupConfig) -> Summary:
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
         feature_files = embed_shards(shards, config)
+        gate = check_gate(inventory, config) if config.gate.enabled else None
+        if gate is not None and not gate.is_trusted:
+            logger.warning("the change gate is off for this night: every frame is embedded")
+            ungated = config.without_gate()
+            feature_files += embed_shards(plan_shards(inventory, ungated), ungated)
     with stopwatch(seconds, "collect"):
-        collection = collect_features(inventory, config)
+        collection = collect_features(inventory, config, gate)
     with stopwatch(seconds, "neighbors"):
         neighbors, clusters = search_neighbors(collection, config)
     with stopwatch(seconds, "cluster"):
         keepers = choose_keepers(clusters, collection, config)
     with stopwatch(seconds, "manifest"):
-        manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config)
+        manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config, gate)
     with stopwatch(seconds, "index"):
         build_index(collection, config)  # for users to query; no decision waits for it
     num_embedded = sum(file.num_embedded for file in feature_files)

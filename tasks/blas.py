@@ -1,4 +1,8 @@
-"""Keeps BLAS from starting threads of its own where tasks run side by side already."""
+"""Keeps BLAS from starting threads of its own.
+
+Where tasks run side by side these threads only get in each other's way; and on a busy machine every
+small product waits until the last of them has had its turn.
+"""
 
 import threading
 from collections.abc import Iterator

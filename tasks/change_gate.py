@@ -23,8 +23,9 @@ _THUMBNAIL_SIDE = 56
 class ChangeGate:
     """Follows the frames of a shard in order and says which of them stand on an earlier one."""
 
-    def __init__(self, max_change: int) -> None:
+    def __init__(self, max_change: int, sample_fraction: float = 0.0) -> None:
         self._max_change = max_change
+        self._sample_fraction = sample_fraction
         self._camera: str | None = None
         self._num_frames = 0
         self._base: tuple[str, Thumbnail] | None = None
@@ -51,6 +52,10 @@ class ChangeGate:
         self._base = (image_id, frame)
         return None
 
+    def is_sample(self, image_id: str) -> bool:
+        """Tell whether a frame that stands on another is embedded all the same, for the check."""
+        return is_drawn(image_id, self._sample_fraction)
+
 
 def thumbnail(pixels: NDArray[np.uint8]) -> Thumbnail:
     """Average an image down to `(56, 56, 3)` uint8, so that noise of single pixels is gone.
@@ -67,8 +72,8 @@ def largest_change(a: Thumbnail, b: Thumbnail) -> int:
     return int(np.abs(a.astype(np.int16) - b.astype(np.int16)).max())
 
 
-def is_sample(image_id: str, fraction: float) -> bool:
-    """Draw a frame for the check, by its identity: the same frames every time.
+def is_drawn(image_id: str, fraction: float) -> bool:
+    """Draw a share of all frames at random, by their identity: the same ones every time.
 
     Args:
         image_id: 32 hexadecimal digits, evenly distributed.

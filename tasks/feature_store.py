@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from config import FeatureSettings
+from config import FeatureSettings, GateSettings
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.images import DECODER
@@ -30,13 +30,19 @@ STAGE_VERSION = 1
 GONE = "file is gone"
 """Error of an image that vanished between listing and reading. It is looked for again next time."""
 
-LEARNED = ["image_id", "sha256", "width", "height", "sharpness", "error"]
+LEARNED = [
+    *("image_id", "sha256", "width", "height", "sharpness", "error"),
+    *("stands_on", "gate_error"),
+]
 """The columns of `schemas.FEATURES` that no inventory has, without the feature itself."""
+
+_NO_GATE = GateSettings()
+_GATE = "gate_max_change"
 
 MAX_READERS = 16
 """Files read at a time, because a bucket's answer takes its time."""
 
-MAX_BYTES_AHEAD = 256 * 2**20
+MAX_BYTES_AHEAD = 64 * 2**20
 """Size of the files read at a time, because all of each may be in memory."""
 
 
@@ -45,8 +51,6 @@ def feature_fingerprint(settings: FeatureSettings) -> str:
     shaping = settings.model_dump(mode="json")
     if settings.pooling != "gem":
         del shaping["gem_p"]
-    if settings.engine == "tensorflow":
-        del shaping["engine"]  # so features of the time before there were two are still found
     if settings.dtype == "int8":
         shaping["quantization"] = QUANTIZATION_DIGEST
     return fingerprint(WEIGHTS_DIGEST, shaping, STAGE_VERSION, SCHEMA_VERSION)
@@ -57,7 +61,7 @@ def store_url(workspace_url: str, settings: FeatureSettings) -> str:
     return storage.join(workspace_url, "features", feature_fingerprint(settings))
 
 
-def feature_metadata(settings: FeatureSettings) -> dict[str, str]:
+def feature_metadata(settings: FeatureSettings, gate: GateSettings = _NO_GATE) -> dict[str, str]:
     """What every feature file says of itself."""
     return {
         "fingerprint": feature_fingerprint(settings),
@@ -65,10 +69,13 @@ def feature_metadata(settings: FeatureSettings) -> dict[str, str]:
         "settings": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
         "decoder": DECODER,
         "schema_version": str(SCHEMA_VERSION),
+        **({_GATE: str(gate.max_change)} if gate.enabled else {}),
     }
 
 
-def settled_image_ids(store: str, image_ids: pa.ChunkedArray) -> pa.Array:
+def settled_image_ids(
+    store: str, image_ids: pa.ChunkedArray, gate: GateSettings = _NO_GATE
+) -> pa.Array:
     """Those of some images that need no further look.
 
     They are all with a feature, and the unreadable ones that this very decoder could not read.
@@ -76,6 +83,7 @@ def settled_image_ids(store: str, image_ids: pa.ChunkedArray) -> pa.Array:
     Args:
         store: Folder of feature files.
         image_ids: The images asked about.
+        gate: Under which a feature may be that of another frame.
 
     Returns:
         Their image_ids, in the order of the question.
@@ -83,7 +91,9 @@ def settled_image_ids(store: str, image_ids: pa.ChunkedArray) -> pa.Array:
     position_of = _positions_of(image_ids)
 
     def settled(table: storage.OpenTable, group: int) -> NDArray[np.int64]:
-        rows = table.read(group, ["image_id", "error"])
+        rows = _without_strange_stand_ins(
+            table.read(group, ["image_id", "error", "stands_on"]), table.metadata, gate
+        )
         is_settled = pc.is_null(rows["error"])
         if table.metadata.get("decoder") == DECODER:
             is_settled = pc.or_(is_settled, pc.fill_null(pc.not_equal(rows["error"], GONE), False))
@@ -95,12 +105,15 @@ def settled_image_ids(store: str, image_ids: pa.ChunkedArray) -> pa.Array:
     return image_ids.filter(pa.array(is_settled))
 
 
-def read_image_rows(store: str, image_ids: pa.ChunkedArray) -> pa.Table:
+def read_image_rows(
+    store: str, image_ids: pa.ChunkedArray, gate: GateSettings = _NO_GATE
+) -> pa.Table:
     """Read all but the features of some images.
 
     Args:
         store: Folder of feature files.
         image_ids: The images wanted.
+        gate: Under which a feature may be that of another frame.
 
     Returns:
         A table of the columns `LEARNED`, at most one row per image: see `best_rows`.
@@ -112,17 +125,43 @@ def read_image_rows(store: str, image_ids: pa.ChunkedArray) -> pa.Table:
         if (positions < 0).all():
             return nothing
         rows = table.read(group, LEARNED).filter(pa.array(positions >= 0))
+        rows = _without_strange_stand_ins(rows, table.metadata, gate)
         return rows.replace_schema_metadata(None)
 
     nothing = FEATURES.empty_table().select(LEARNED)
     return best_rows(pa.concat_tables([nothing, *read_store(store, learned)]))
 
 
+def read_gate_rows(store: str, image_ids: pa.ChunkedArray, gate: GateSettings) -> pa.Table:
+    """Read what a gate did with some images, even with those that were embedded after all.
+
+    Args:
+        store: Folder of feature files.
+        image_ids: The images asked about.
+        gate: The gate.
+
+    Returns:
+        A table of the columns `LEARNED`, one row per image that the gate saw.
+    """
+    position_of = _positions_of(image_ids)
+
+    def seen(table: storage.OpenTable, group: int) -> pa.Table:
+        if not _is_of(gate, table.metadata):
+            return nothing
+        rows = table.read(group, LEARNED)
+        is_wanted = _look_up(position_of, rows["image_id"]) >= 0
+        return rows.filter(pa.array(is_wanted)).replace_schema_metadata(None)
+
+    nothing = FEATURES.empty_table().select(LEARNED)
+    return best_rows(pa.concat_tables([nothing, *read_store(store, seen)]))
+
+
 def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
     """Choose the row of each image that has several.
 
-    A feature wins over an error, and any error over "file is gone". Among equals the values decide,
-    so that it does not matter in which files the rows are, nor in which order.
+    An image's own feature wins over that of the frame it stands on, a feature over an error, and
+    any error over "file is gone". Among equals the values decide, so that it does not matter in
+    which files the rows are, nor in which order.
 
     Args:
         rows: A table that has the columns `LEARNED`.
@@ -132,12 +171,15 @@ def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
         The rows that won, sorted by image_id.
     """
     rank = pc.case_when(
-        pc.make_struct(pc.is_null(rows["error"]), pc.equal(rows["error"], GONE)),
-        pa.scalar(0),
-        pa.scalar(2),
+        pc.make_struct(
+            pc.is_valid(rows["stands_on"]), pc.is_null(rows["error"]), pc.equal(rows["error"], GONE)
+        ),
         pa.scalar(1),
+        pa.scalar(0),
+        pa.scalar(3),
+        pa.scalar(2),
     )
-    keys = ["image_id", "rank", "error", "sha256", "width", "height", "sharpness"]
+    keys = ["image_id", "rank", *LEARNED[1:]]
     if tie_break is not None:
         keys.append(tie_break)
     ranked = rows.append_column("rank", rank).sort_by([(key, "ascending") for key in keys])
@@ -244,6 +286,17 @@ def _read_file(
             return [read(table, group) for group in range(table.num_groups)]
     except MissingArtifactError:
         return []
+
+
+def _without_strange_stand_ins(
+    rows: pa.Table, metadata: Mapping[str, str], gate: GateSettings
+) -> pa.Table:
+    """Leave out what stands on another frame, unless this very gate let it."""
+    return rows if _is_of(gate, metadata) else rows.filter(pc.is_null(rows["stands_on"]))
+
+
+def _is_of(gate: GateSettings, metadata: Mapping[str, str]) -> bool:
+    return gate.enabled and metadata.get(_GATE) == str(gate.max_change)
 
 
 def _positions_of(image_ids: pa.ChunkedArray) -> dict[str, int]:

@@ -16,6 +16,7 @@ from config.fields import Pattern
 from tasks import storage
 from tasks.errors import ArtifactError
 from tasks.paths import as_folder, is_inside, is_spelt_once
+from tasks.references import GateCheck
 from tasks.schemas import MANIFEST, SCHEMA_VERSION
 from tasks.summary import Summary, summarize
 
@@ -65,6 +66,7 @@ class _Metadata(BaseModel):
     recall: float = Field(ge=0, le=1)
     is_search_exact: bool
     num_ignored: Json[dict[str, int]]
+    gate: Json[GateCheck] | None = None
 
 
 def manifest_url_of(workspace_url: str, run_id: str) -> str:

@@ -39,6 +39,20 @@ class FeatureFile:
 
 
 @dataclass(frozen=True)
+class GateCheck:
+    """What the change gate did in a night, and whether it is trusted."""
+
+    num_gated: int
+    """Images that have the feature of the frame they stand on."""
+    num_samples: int
+    """Images that would have had it but were embedded to measure the error."""
+    largest_error: float | None
+    """Largest cosine distance between the two features of a sample, None without samples."""
+    is_trusted: bool
+    """Otherwise all images of the night were embedded after all."""
+
+
+@dataclass(frozen=True)
 class Collection:
     """Everything known of the images of one run, and their features as one matrix."""
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 FEATURE_DIM = 512
 """Length of a feature: the channels of VGG16's last convolution block."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when the columns or meaning of an artifact change, so that older ones are not mixed in."""
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -31,6 +31,7 @@ SHARD = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string(), nullable=False),
+        pa.field("camera", pa.string(), nullable=False),
     ]
 )
 
@@ -46,6 +47,8 @@ FEATURES = pa.schema(
         pa.field("sharpness", pa.float32()),
         pa.field("feature", pa.list_(pa.float32(), FEATURE_DIM)),
         pa.field("error", pa.string()),
+        pa.field("stands_on", pa.string()),
+        pa.field("gate_error", pa.float32()),
     ]
 )
 
@@ -57,6 +60,7 @@ IMAGES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("sharpness", pa.float32()),
+        pa.field("stands_on", pa.string()),
     ]
 )
 

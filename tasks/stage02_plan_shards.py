@@ -2,6 +2,8 @@
 
 import io
 import logging
+from collections.abc import Sequence
+from itertools import accumulate
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 
 from config import DedupConfig
 from tasks import storage
+from tasks.change_gate import chain_lengths, shard_lengths
 from tasks.feature_store import settled_image_ids, store_url
 from tasks.references import Inventory, Shard
 from tasks.schemas import INVENTORY, SHARD, fingerprint
@@ -25,7 +28,8 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     """Publish the plan: inventory minus feature store, one row group per shard."""
     workspace_url = storage.absolute_url(config.workspace_url)
     listed = storage.read_table(inventory.url, INVENTORY)
-    settled = settled_image_ids(store_url(workspace_url, config.features), listed["image_id"])
+    store = store_url(workspace_url, config.features)
+    settled = settled_image_ids(store, listed["image_id"], config.gate)
     pending = pending_images(listed, settled)
     logger.info(
         "%d of %d images are embedded already, %d to go",
@@ -36,12 +40,14 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     if not pending.num_rows:
         return []
     shard_size = images_per_shard(pending.num_rows, config.execution.images_per_shard)
-    plan_id = fingerprint(pending["image_id"].to_pylist(), shard_size)
+    if config.gate.enabled:
+        pending = pending.sort_by([("camera", "ascending"), ("url", "ascending")])
+        lengths = shard_lengths(chain_lengths(pending["camera"].to_pylist()), shard_size)
+    else:
+        lengths = equal_lengths(pending.num_rows, shard_size)
+    plan_id = fingerprint(pending["image_id"].to_pylist(), lengths)
     url = storage.join(workspace_url, "nights", inventory.night_id, f"plan-{plan_id}.parquet")
-    sink = io.BytesIO()
-    pq.write_table(pending, sink, row_group_size=shard_size, compression="zstd")
-    storage.publish_bytes(url, sink.getvalue())
-    return shards_of(url, pending, shard_size)
+    return publish_plan(url, pending, lengths)
 
 
 def pending_images(listed: pa.Table, settled: pa.ChunkedArray) -> pa.Table:
@@ -65,17 +71,28 @@ def images_per_shard(num_images: int, wanted: int) -> int:
     return max(wanted, -(-num_images // MAX_SHARDS))
 
 
-def shards_of(plan_url: str, pending: pa.Table, shard_size: int) -> list[Shard]:
-    """Name the row groups of a plan."""
-    return [
-        Shard(
-            plan_url=plan_url,
-            number=number,
-            num_images=min(shard_size, pending.num_rows - start),
-            first_url=pending["url"][start].as_py(),
-        )
-        for number, start in enumerate(range(0, pending.num_rows, shard_size))
-    ]
+def equal_lengths(num_images: int, shard_size: int) -> list[int]:
+    """Cut images into shards of one size; the last may have fewer."""
+    return [min(shard_size, num_images - start) for start in range(0, num_images, shard_size)]
+
+
+def publish_plan(plan_url: str, pending: pa.Table, lengths: Sequence[int]) -> list[Shard]:
+    """Publish a plan and name its row groups.
+
+    Args:
+        plan_url: Where.
+        pending: Table of `schemas.SHARD`.
+        lengths: Images of each shard, which are as many as there are rows.
+    """
+    sink = io.BytesIO()
+    shards: list[Shard] = []
+    with pq.ParquetWriter(sink, pending.schema, compression="zstd") as writer:
+        for length, end in zip(lengths, accumulate(lengths), strict=True):
+            rows = pending.slice(end - length, length)
+            writer.write_table(rows, row_group_size=length)
+            shards.append(Shard(plan_url, len(shards), length, rows["url"][0].as_py()))
+    storage.publish_bytes(plan_url, sink.getvalue())
+    return shards
 
 
 def read_shard(shard: Shard) -> pa.Table:

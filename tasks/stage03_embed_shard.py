@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from config import DedupConfig, FeatureSettings
+from config import DedupConfig, FeatureSettings, GateSettings
 from tasks import storage
+from tasks.change_gate import ChangeGate
+from tasks.distances import cosine_distances
 from tasks.errors import UnreadableImageError
 from tasks.feature_store import GONE, feature_fingerprint, feature_metadata, store_url
 from tasks.images import decode_image
@@ -50,29 +52,37 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
         settings=config.features,
         batch_size=config.execution.batch_size or usual_batch_size(config.features.engine),
         memo=feature_memo(feature_fingerprint(config.features)),
+        gate=change_gate(config.gate),
     )
     table = pa.Table.from_pylist(rows, schema=FEATURES)
-    table = table.replace_schema_metadata(feature_metadata(config.features))
+    table = table.replace_schema_metadata(feature_metadata(config.features, config.gate))
     workspace_url = storage.absolute_url(config.workspace_url)
     # Named by its images: the same shard, tried again, replaces its own file and no other.
     name = f"{fingerprint([image['image_id'] for image in images])}.parquet"
     url = storage.join(store_url(workspace_url, config.features), name)
     storage.publish_table(url, table)
     num_unreadable = len(rows) - table["error"].null_count
+    num_gated = len(rows) - table["stands_on"].null_count
     seconds = time.perf_counter() - started
     logger.info(
-        "shard %d: %d images, %d unreadable, %.1f images/s",
+        "shard %d: %d images, %d unreadable, %d stand on another, %.1f images/s",
         shard.number,
         len(rows),
         num_unreadable,
+        num_gated,
         len(rows) / seconds,
     )
     return FeatureFile(
         url=url,
         num_images=len(rows),
         num_unreadable=num_unreadable,
-        num_embedded=len(rows) - num_unreadable,
+        num_embedded=len(rows) - num_unreadable - num_gated,
     )
+
+
+def change_gate(settings: GateSettings) -> ChangeGate | None:
+    """A gate that has seen nothing yet, if the settings want one."""
+    return ChangeGate(settings.max_change, settings.sample_fraction) if settings.enabled else None
 
 
 def embed_pixels(pixels: Pixels, config: DedupConfig) -> NDArray[np.float32]:
@@ -105,6 +115,7 @@ def embed_images(
     settings: FeatureSettings,
     batch_size: int,
     memo: FeatureMemo,
+    gate: ChangeGate | None = None,
 ) -> list[Row]:
     """Embed images in full batches of what is readable, each content once.
 
@@ -115,6 +126,7 @@ def embed_images(
         settings: Limits and size of the decoded images.
         batch_size: Images in one batch; the last one may have fewer.
         memo: Features that are known already.
+        gate: Says which images take the feature of an earlier one of the shard.
 
     Returns:
         One row of `schemas.FEATURES` per image, in the same order; an unreadable image's has its
@@ -128,6 +140,10 @@ def embed_images(
     batch: dict[str, Pixels] = {}
     for row, pixels in read_ahead(images, read, settings, num_ahead=batch_size):
         rows.append(row)
+        if gate is not None:
+            row["stands_on"] = gate.base_of(row["image_id"], row["camera"], pixels)
+            if row["stands_on"] is not None and not gate.is_sample(row["image_id"]):
+                continue
         if pixels is None:
             continue
         known = memo.get(row["sha256"])
@@ -142,7 +158,30 @@ def embed_images(
         features |= memo.embed(batch, embed)
     for row in rows:
         row["feature"] = features.get(row["sha256"])
+    if gate is not None:
+        fill_stand_ins(rows, gate.is_sample)
     return rows
+
+
+def fill_stand_ins(rows: Sequence[Row], is_sample: Callable[[str], bool]) -> None:
+    """Give each row that stands on another the other's feature.
+
+    A sampled one keeps its own, stands on nothing, and notes how far the two are from each other.
+
+    Args:
+        rows: Rows of `schemas.FEATURES`; is changed.
+        is_sample: Tells from an image_id whether the image is one of the sample.
+    """
+    feature_of = {row["image_id"]: row["feature"] for row in rows}
+    for row in rows:
+        base = row["stands_on"]
+        if base is None:
+            continue
+        if is_sample(row["image_id"]):
+            pair = row["feature"][np.newaxis], feature_of[base][np.newaxis]
+            row["stands_on"], row["gate_error"] = None, float(cosine_distances(*pair)[0])
+        else:
+            row["feature"] = feature_of[base]
 
 
 def read_ahead(

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from config import DedupConfig
 from tasks import storage
 from tasks.feature_store import iterate_features, read_image_rows, store_url
 from tasks.paths import slug
-from tasks.references import Collection, Inventory
+from tasks.references import Collection, GateCheck, Inventory
 from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, SCHEMA_VERSION, fingerprint
 from tasks.stage import stage
 from tasks.stage01_list_images import rows_digest
@@ -29,20 +30,28 @@ NOT_EMBEDDED = "not embedded: its shard failed"
 
 
 @stage("collect_features")
-def collect_features(inventory: Inventory, config: DedupConfig) -> Collection:
+def collect_features(
+    inventory: Inventory, config: DedupConfig, gate: GateCheck | None = None
+) -> Collection:
     """Publish the table of all images of the run and the matrix of their features."""
+    is_gated = gate is not None and gate.is_trusted
     workspace_url = storage.absolute_url(config.workspace_url)
     source_url = storage.absolute_url(config.source_url)
     store = store_url(workspace_url, config.features)
     listed = storage.read_table(inventory.url, INVENTORY)
-    rows = read_image_rows(store, listed["image_id"])
+    rows = read_image_rows(
+        store, listed["image_id"], (config if is_gated else config.without_gate()).gate
+    )
     images = image_table(listed, rows)
     readable = images.filter(pc.is_valid(images["item_id"]))
 
     settings = config.deciding_settings()
     versions = [WEIGHTS_DIGEST, DECISION_VERSION, SCHEMA_VERSION]
-    read = rows_digest(images, ["url", "etag", "camera", "captured_at", "sha256", "error"])
-    decided_by = fingerprint(source_url, inventory.night_id, settings, versions, read)
+    read = rows_digest(
+        images, ["url", "etag", "camera", "captured_at", "sha256", "error", "stands_on"]
+    )
+    checked = None if gate is None else asdict(gate)
+    decided_by = fingerprint(source_url, inventory.night_id, settings, versions, read, checked)
     run_id = f"{slug(source_url)}-{decided_by}"
     run_url = storage.join(workspace_url, "runs", run_id)
     collection = Collection(
@@ -96,7 +105,7 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
     items = np.full(images.num_rows, -1, np.int32)
     items[order] = np.arange(len(order))
     images = images.append_column("item_id", pa.array(items, mask=items < 0))
-    for name in ("sha256", "width", "height", "sharpness"):
+    for name in ("sha256", "width", "height", "sharpness", "stands_on"):
         images = images.append_column(name, learned[name])
     return images.sort_by("url").select(IMAGES.names).cast(IMAGES)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from config import DedupConfig
-from tasks import storage
+from tasks import blas, storage
 from tasks.cells import open_features, read_is_core, read_partitions
 from tasks.comparisons import (
     COLUMNS_AT_ONCE,
@@ -120,15 +120,16 @@ def measure_recall(
     settings = config.neighbors
     features = open_features(collection.features_url)
     table = storage.read_table(clusters.url, CLUSTERS)
-    recall = recall_of_pairs(
-        features,
-        read_partitions(collection.images_url),
-        table["cluster_id"].to_numpy(),
-        table["is_core"].to_numpy(),
-        sample_items(len(features), settings.num_recall_samples, settings.seed),
-        eps=settings.eps,
-        min_samples=config.clusters.min_samples,
-    )
+    with blas.one_thread():
+        recall = recall_of_pairs(
+            features,
+            read_partitions(collection.images_url),
+            table["cluster_id"].to_numpy(),
+            table["is_core"].to_numpy(),
+            sample_items(len(features), settings.num_recall_samples, settings.seed),
+            eps=settings.eps,
+            min_samples=config.clusters.min_samples,
+        )
     logger.info("search depth %d: recall %.4f of the pairs within eps", cells.depth, recall)
     return recall
 

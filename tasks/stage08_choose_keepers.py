@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from config import DedupConfig
-from tasks import storage
+from tasks import blas, storage
 from tasks.cells import open_features
 from tasks.comparisons import (
     COLUMNS_AT_ONCE,
@@ -43,7 +43,9 @@ def choose_keepers(clusters: Clusters, collection: Collection, config: DedupConf
     items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
     features = open_features(collection.features_url)
     if config.clusters.keepers == "cover":
-        keeper_of = cover_keepers(features, labels, quality_ranks(items), eps=config.neighbors.eps)
+        ranks = quality_ranks(items)
+        with blas.one_thread():
+            keeper_of = cover_keepers(features, labels, ranks, eps=config.neighbors.eps)
     else:
         keeper_of = first_keepers(labels, url_ranks(items))
     removed = np.flatnonzero(keeper_of >= 0)

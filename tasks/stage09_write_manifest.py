@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +11,15 @@ from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError
 from tasks.manifests import DIGEST, manifest_digest
-from tasks.references import Clusters, Collection, Inventory, Keepers, Manifest, Neighbors
+from tasks.references import (
+    Clusters,
+    Collection,
+    GateCheck,
+    Inventory,
+    Keepers,
+    Manifest,
+    Neighbors,
+)
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, SCHEMA_VERSION
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
@@ -28,6 +37,7 @@ def write_manifest(
     clusters: Clusters,
     keepers: Keepers,
     config: DedupConfig,
+    gate: GateCheck | None = None,
 ) -> Manifest:
     """Publish the manifest of the run."""
     eps = config.neighbors.eps
@@ -51,6 +61,7 @@ def write_manifest(
         "recall": repr(neighbors.recall),
         "is_search_exact": json.dumps(is_search_exact),
         "num_ignored": listing["num_ignored"],
+        **({} if gate is None else {"gate": json.dumps(asdict(gate), sort_keys=True)}),
         "counts": count_decisions(table, eps=eps).model_dump_json(),
         "schema_version": str(SCHEMA_VERSION),
     }
@@ -88,12 +99,13 @@ def manifest_table(
     cluster_id = pc.fill_null(clusters["cluster_id"].take(cluster), -1)
     distance = keepers["distance"].take(removal)
     is_copy = pc.equal(images["sha256"], images["sha256"].take(twin))
+    is_gated = pc.is_valid(pc.coalesce(images["stands_on"], images["stands_on"].take(twin)))
     is_removed = pc.is_valid(removal)
     kept_because = pc.if_else(pc.equal(cluster_id, -1), "unique", "keeper")
     reason = pc.case_when(
         pc.make_struct(is_skipped, is_removed),
         reasons_to_skip(images["error"]),
-        reasons_to_remove(is_copy, distance, eps=eps),
+        reasons_to_remove(is_copy, is_gated, distance, eps=eps),
         kept_because,
     )
     action = pc.case_when(pc.make_struct(is_skipped, is_removed), "skip", "remove", "keep")
@@ -120,16 +132,21 @@ def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def reasons_to_remove(
-    is_copy: pa.ChunkedArray, distances: pa.ChunkedArray, *, eps: float
+    is_copy: pa.ChunkedArray, is_gated: pa.ChunkedArray, distances: pa.ChunkedArray, *, eps: float
 ) -> pa.ChunkedArray:
     """Why images can go; `same cluster` says that the keeper is no twin within eps.
 
     Args:
         is_copy: Whether each image has its keeper's content.
+        is_gated: Whether the feature of either is that of a frame it stands on.
         distances: float32 cosine distances to the keeper.
         eps: Largest cosine distance of a twin.
     """
     is_within = pc.less_equal(pc.cast(distances, pa.float64()), eps)
     return pc.case_when(
-        pc.make_struct(is_copy, is_within), "exact copy", "within eps", "same cluster"
+        pc.make_struct(is_copy, pc.and_(is_within, is_gated), is_within),
+        "exact copy",
+        "within eps, gated",
+        "within eps",
+        "same cluster",
     )

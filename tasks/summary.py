@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from tasks.distances import within
+from tasks.references import GateCheck
 
 
 class Counts(BaseModel):
@@ -50,6 +51,8 @@ class Summary(Counts):
     """Measured share of the pairs within eps that the search found."""
     is_search_exact: bool
     weights_digest: str
+    gate: GateCheck | None
+    """What the change gate did; None when it was off."""
     num_embedded: int | None
     """Images that went through VGG16 in this execution; the others had features already. None when
     the summary was made from a manifest alone."""
@@ -133,6 +136,7 @@ def summarize(
         recall=float(metadata["recall"]),
         is_search_exact=metadata["is_search_exact"] == "true",
         weights_digest=metadata["weights_digest"],
+        gate=TypeAdapter(GateCheck | None).validate_json(metadata.get("gate", "null")),
         num_embedded=num_embedded,
         num_ignored=json.loads(metadata["num_ignored"]),
         cost_saved=None if price is None else round(price * counts.num_remove, 2),
@@ -160,6 +164,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("annotation cost left", f"{summary.percent_annotation_left:.1f} %"),
         ("eps", f"{summary.eps:g}"),
         ("recall of pairs within eps", _recall(summary)),
+        ("change gate", "" if summary.gate is None else _gate(summary.gate)),
         ("complete night", "yes" if summary.is_complete else "NO: some shards failed"),
         ("embedded now", "" if summary.num_embedded is None else f"{summary.num_embedded:,}"),
         ("left out of the listing", ignored or "nothing"),
@@ -194,6 +199,14 @@ def markdown_table(rows: Iterable[tuple[str, str]]) -> str:
         cell = " ".join(value.split()).replace("|", r"\|")
         lines.append(f"| {label} | {cell} |")
     return "\n".join(lines)
+
+
+def _gate(gate: GateCheck) -> str:
+    error = "unknown" if gate.largest_error is None else f"{gate.largest_error:.4f}"
+    checked = f"largest error of {gate.num_samples:,} samples {error}"
+    if gate.is_trusted:
+        return f"{gate.num_gated:,} frames stand on another; {checked}"
+    return f"off for this night; {checked}"
 
 
 def _recall(summary: Summary) -> str:

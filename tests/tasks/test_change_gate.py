@@ -10,7 +10,7 @@ from tasks.change_gate import (
     FRAMES_PER_CHAIN,
     ChangeGate,
     chain_lengths,
-    is_sample,
+    is_drawn,
     largest_change,
     shard_lengths,
     thumbnail,
@@ -78,10 +78,10 @@ def test_thumbnail_of_any_size(size: int) -> None:
 
 
 def test_sample_is_drawn_by_identity() -> None:
-    assert is_sample("00000000" + "f" * 24, 0.05)
-    assert not is_sample("f" * 32, 0.999)
-    assert is_sample("f" * 32, 1.0)
-    assert not is_sample("0" * 32, 0.0)
+    assert is_drawn("00000000" + "f" * 24, 0.05)
+    assert not is_drawn("f" * 32, 0.999)
+    assert is_drawn("f" * 32, 1.0)
+    assert not is_drawn("0" * 32, 0.0)
 
 
 def test_chains_end_with_their_camera() -> None:

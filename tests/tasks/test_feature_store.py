@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import FeatureSettings
+from config import FeatureSettings, GateSettings
 from tasks import feature_store, storage
 from tasks.errors import ArtifactError
 from tasks.feature_store import (
@@ -20,6 +20,7 @@ from tasks.feature_store import (
     feature_fingerprint,
     feature_metadata,
     iterate_features,
+    read_gate_rows,
     read_image_rows,
     read_store,
     settled_image_ids,
@@ -28,6 +29,8 @@ from tasks.feature_store import (
 from tasks.schemas import FEATURES
 
 SETTINGS = FeatureSettings()
+NO_GATE = GateSettings()
+GATE = GateSettings(enabled=True)
 
 
 def feature_of(value: float) -> np.ndarray:
@@ -43,11 +46,22 @@ def row(image_id: str, **values: Any) -> dict[str, Any]:
     return known | read | values
 
 
-def write(store: str, name: str, *rows: dict[str, Any], decoder: str | None = None) -> None:
+def write(
+    store: str,
+    name: str,
+    *rows: dict[str, Any],
+    decoder: str | None = None,
+    gate: GateSettings = NO_GATE,
+    rows_per_group: int | None = None,
+) -> None:
     """Write one feature file, by this decoder unless told otherwise."""
     table = pa.Table.from_pylist(list(rows), FEATURES)
-    metadata = feature_metadata(SETTINGS) | ({"decoder": decoder} if decoder else {})
-    storage.publish_table(f"{store}/{name}.parquet", table.replace_schema_metadata(metadata))
+    metadata = feature_metadata(SETTINGS, gate) | ({"decoder": decoder} if decoder else {})
+    storage.publish_table(
+        f"{store}/{name}.parquet",
+        table.replace_schema_metadata(metadata),
+        rows_per_group=rows_per_group,
+    )
 
 
 @pytest.fixture
@@ -104,10 +118,6 @@ def test_eight_bit_ranges_are_part_of_the_fingerprint(monkeypatch: pytest.Monkey
 
     assert before[0] == after[0]
     assert before[1] != after[1]
-
-
-def test_features_of_the_time_before_there_were_engines_are_still_found() -> None:
-    assert feature_fingerprint(FeatureSettings(dtype="float32")) == "41dd4ab3d4c866db"
 
 
 def test_store_is_a_folder_named_by_the_fingerprint() -> None:
@@ -237,6 +247,13 @@ def test_features_after_rows_without_one_stay_with_their_image(tmp_path: Path) -
     assert features[:, 511].tolist() == [512, 513, 515, 516, 518, 519]
 
 
+def test_row_groups_without_a_wanted_image_are_passed_over(place: str) -> None:
+    rows = [row(name, feature=feature_of(number)) for number, name in enumerate("abcdef")]
+    write(place, "1", *rows, rows_per_group=2)
+    assert settled(place, "f", "a") == ["f", "a"]
+    assert first_components(place, "f", "a") == {"a": 0, "f": 5}
+
+
 def test_row_whose_feature_is_missing_is_one_clear_error(place: str) -> None:
     write(place, "1", row("a"), row("b", feature=None))
     rows = read_image_rows(place, ids("a", "b"))
@@ -323,3 +340,50 @@ def test_best_rows_do_not_depend_on_the_order(order: list[int]) -> None:
         {"image_id": "a", "sha256": "ab", "sharpness": 0.25},
         {"image_id": "b", "sha256": None, "sharpness": None},
     ]
+
+
+class TestStandIns:
+    """Rows whose feature is that of another frame: for the gate that let them, and nobody else."""
+
+    @pytest.fixture
+    def store(self, place: str) -> str:
+        write(place, "1", row("a"), row("b", stands_on="a"), row("c", gate_error=0.01), gate=GATE)
+        return place
+
+    @pytest.mark.parametrize(
+        ("gate", "found"),
+        [
+            (GATE, ["a", "b", "c"]),
+            (NO_GATE, ["a", "c"]),
+            (GateSettings(enabled=True, max_change=15), ["a", "c"]),
+            (GateSettings(enabled=True, max_error=0.5, sample_fraction=0.5), ["a", "b", "c"]),
+        ],
+    )
+    def test_count_under_their_own_gate_only(
+        self, store: str, gate: GateSettings, found: list[str]
+    ) -> None:
+        wanted = ids("a", "b", "c")
+        assert settled_image_ids(store, wanted, gate).to_pylist() == found
+        assert read_image_rows(store, wanted, gate)["image_id"].to_pylist() == found
+
+    def test_give_way_to_features_of_the_frames_themselves(self, store: str) -> None:
+        write(store, "2", row("b", feature=feature_of(2)))
+        write(store, "3", row("b", error="broken"), gate=GATE)
+        rows = read_image_rows(store, ids("b"), GATE)
+        assert rows["stands_on"].to_pylist() == [None]
+        ((_, features),) = iterate_features(store, rows)
+        assert features[0, 0] == 2
+
+    def test_are_better_than_errors(self, store: str) -> None:
+        write(store, "2", row("b", error="broken"))
+        assert read_image_rows(store, ids("b"), GATE)["stands_on"].to_pylist() == ["a"]
+        assert read_image_rows(store, ids("b"))["error"].to_pylist() == ["broken"]
+
+    def test_what_the_gate_did_is_still_known_when_it_was_distrusted(self, store: str) -> None:
+        write(store, "2", row("b", feature=feature_of(2)))
+        rows = read_gate_rows(store, ids("a", "b"), GATE)
+        assert rows["stands_on"].to_pylist() == [None, "a"]
+        assert read_gate_rows(store, ids("c"), GATE)["gate_error"].to_pylist() == [
+            pytest.approx(0.01)
+        ]
+        assert read_gate_rows(store, ids("a", "b"), NO_GATE).num_rows == 0

@@ -1,5 +1,6 @@
 """Listing: which files of the source are images of the run, and what they are called."""
 
+import hashlib
 import json
 import os
 from datetime import UTC, datetime
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import DedupConfig, SourceSettings
 from tasks import storage
@@ -121,6 +124,14 @@ def test_rows_digest_changes_with_a_value_its_row_and_its_column() -> None:
     assert digest("a", "b") == digest("a", "b")
     digests = {digest("a", "b"), digest("b", "a"), digest("a"), digest("ab"), digest()}
     assert len(digests | {digest("a", "b", columns=("etag", "url"))}) == 6
+
+
+@given(st.datetimes(min_value=datetime(1700, 1, 1), timezones=st.just(UTC)), st.text())
+def test_rows_digest_is_of_the_values_as_text(modified_at: datetime, url: str) -> None:
+    file = stored("a.jpg", url=url, modified_at=modified_at)
+    table = inventory_table([file], SourceSettings()).select(["url", "captured_at", "error"])
+    text = json.dumps([url, str(modified_at), "None"])
+    assert rows_digest(table, table.column_names) == hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def test_inventory_table_has_one_row_per_image_in_the_order_of_the_files() -> None:

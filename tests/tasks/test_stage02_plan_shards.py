@@ -7,18 +7,19 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from config import DedupConfig
+from config import DedupConfig, GateSettings
 from tasks import storage
 from tasks.feature_store import GONE, feature_metadata, store_url
 from tasks.references import Inventory, Shard
 from tasks.schemas import FEATURES, INVENTORY, SHARD
 from tasks.stage01_list_images import INVALID_NAME
 from tasks.stage02_plan_shards import (
+    equal_lengths,
     images_per_shard,
     pending_images,
     plan_shards,
+    publish_plan,
     read_shard,
-    shards_of,
 )
 
 
@@ -44,6 +45,7 @@ def shard_row(name: str) -> dict[str, Any]:
         "url": f"s3://bucket/{name}.jpg",
         "size_bytes": 10,
         "etag": "e",
+        "camera": "",
     }
 
 
@@ -113,15 +115,39 @@ def test_shards_grow_when_there_would_be_more_than_a_thousand(
     assert -(-num_images // size) <= 1_000
 
 
-def test_shards_name_the_row_groups_of_the_plan() -> None:
+def test_shards_name_the_row_groups_of_the_plan(tmp_path: Path) -> None:
     pending = pending_images(inventory_of("a", "b", "c", "d", "e"), ids())
-    assert shards_of("s3://bucket/plan.parquet", pending, 2) == [
-        Shard("s3://bucket/plan.parquet", 0, num_images=2, first_url="s3://bucket/a.jpg"),
-        Shard("s3://bucket/plan.parquet", 1, num_images=2, first_url="s3://bucket/c.jpg"),
-        Shard("s3://bucket/plan.parquet", 2, num_images=1, first_url="s3://bucket/e.jpg"),
+    url = str(tmp_path / "plan.parquet")
+    assert publish_plan(url, pending, [3, 2]) == [
+        Shard(url, 0, num_images=3, first_url="s3://bucket/a.jpg"),
+        Shard(url, 1, num_images=2, first_url="s3://bucket/d.jpg"),
     ]
-    assert [shard.num_images for shard in shards_of("", pending, 5)] == [5]
-    assert shards_of("", pending.slice(0, 0), 2) == []
+
+
+def test_lengths_are_equal_but_for_the_last() -> None:
+    assert equal_lengths(5, 2) == [2, 2, 1]
+    assert equal_lengths(4, 2) == [2, 2]
+    assert equal_lengths(5, 9) == [5]
+    assert equal_lengths(0, 2) == []
+
+
+def test_gate_wants_whole_chains_camera_by_camera(tmp_path: Path) -> None:
+    workspace = storage.absolute_url(str(tmp_path))
+    names = [f"{n:03}" for n in range(140)]
+    rows = inventory_of(*names).to_pylist()
+    for number, image in enumerate(rows):
+        image["camera"] = "north" if number % 2 else "east"
+    inventory = published(workspace, pa.Table.from_pylist(rows, INVENTORY))
+    gated = config(workspace, shard_size=10).model_copy(update={"gate": GateSettings(enabled=True)})
+
+    shards = plan_shards.fn(inventory, gated)
+
+    assert [shard.num_images for shard in shards] == [64, 70, 6]
+    assert [set(read_shard(shard)["camera"].to_pylist()) for shard in shards] == [
+        {"east"},
+        {"east", "north"},
+        {"north"},
+    ]
 
 
 def test_every_shard_reads_exactly_its_rows(place: str) -> None:

@@ -6,24 +6,25 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from config import DedupConfig, FeatureSettings
+from config import DedupConfig, FeatureSettings, GateSettings
 from tasks import storage
+from tasks.change_gate import ChangeGate
 from tasks.feature_store import feature_metadata, store_url
 from tasks.memo import FeatureMemo
 from tasks.schemas import FEATURES, SHARD
-from tasks.stage02_plan_shards import shards_of
-from tasks.stage03_embed_shard import embed_images, embed_shard, read_ahead, read_image
+from tasks.stage02_plan_shards import publish_plan
+from tasks.stage03_embed_shard import change_gate, embed_images, embed_shard, read_ahead, read_image
 
 Row = dict[str, Any]
 SETTINGS = FeatureSettings(image_size=32, max_file_bytes=1_000, max_image_pixels=10_000)
-UNREAD = dict.fromkeys(("width", "height", "sharpness", "feature"))
+UNREAD = dict.fromkeys(("width", "height", "sharpness", "feature", "stands_on", "gate_error"))
 
 
 def png(red: int, width: int = 40, height: int = 30) -> bytes:
@@ -42,7 +43,8 @@ def stored_in(folder: str, files: dict[str, bytes]) -> list[Row]:
     for name, content in files.items():
         url = storage.join(storage.absolute_url(folder), name)
         storage.publish_bytes(url, content)
-        rows.append({"image_id": f"id-{name}", "url": url, "size_bytes": len(content), "etag": "e"})
+        named = {"image_id": f"id-{name}", "url": url, "camera": ""}
+        rows.append(named | {"size_bytes": len(content), "etag": "e"})
     return rows
 
 
@@ -94,8 +96,10 @@ def test_readable_image_becomes_a_whole_row(place: str) -> None:
         "height": 30,
         "sharpness": 0.0,
         "error": None,
+        "stands_on": None,
+        "gate_error": None,
     }
-    assert {*row, "feature"} == set(FEATURES.names)
+    assert {*row, "feature"} == {*FEATURES.names, "camera"}
 
 
 @pytest.mark.parametrize(
@@ -254,8 +258,7 @@ def test_embed_shard_publishes_the_feature_file_of_its_images(place: str) -> Non
     workspace = storage.absolute_url(f"{place}/work")
     plan_url = f"{workspace}/plan.parquet"
     plan = pa.Table.from_pylist(images, SHARD)
-    storage.publish_table(plan_url, plan)
-    (shard,) = shards_of(plan_url, plan, 3)
+    (shard,) = publish_plan(plan_url, plan, [3])
     config = DedupConfig(
         source_url=f"{place}/night",
         workspace_url=workspace,
@@ -279,8 +282,7 @@ def test_embed_shard_wants_a_number_format_with_a_name(tmp_path: Path) -> None:
     workspace = storage.absolute_url(str(tmp_path))
     plan_url = f"{workspace}/plan.parquet"
     plan = pa.Table.from_pylist(stored_in(f"{workspace}/night", {"1.jpg": b""}), SHARD)
-    storage.publish_table(plan_url, plan)
-    (shard,) = shards_of(plan_url, plan, 1)
+    (shard,) = publish_plan(plan_url, plan, [1])
     config = DedupConfig(source_url=f"{workspace}/night", workspace_url=workspace)
 
     with pytest.raises(ValueError, match="dtype is auto"):
@@ -361,3 +363,50 @@ def test_nothing_more_is_read_after_a_fault(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError):
         list(read_ahead(images, read, SETTINGS, num_ahead=4))
     assert len(begun) <= 6
+
+
+class TestGate:
+    """Frames that hardly differ: flat pictures whose red is the only thing that changes."""
+
+    REDS: ClassVar = {"1": 100, "2": 105, "3": 150, "4": 150, "5": 155}
+
+    def rows(self, folder: Path, gate: ChangeGate) -> tuple[list[Row], FakeNetwork]:
+        images = stored_in(str(folder), {name: png(red) for name, red in self.REDS.items()})
+        for image in images:
+            image["image_id"] = image["image_id"].removeprefix("id-") * 32
+        network = FakeNetwork()
+        rows = embed_images(
+            images,
+            read=storage.read_bytes,
+            embed=network,
+            settings=SETTINGS,
+            batch_size=8,
+            memo=FeatureMemo(),
+            gate=gate,
+        )
+        return rows, network
+
+    def test_stand_ins_have_the_feature_of_the_frame_they_stand_on(self, tmp_path: Path) -> None:
+        rows, network = self.rows(tmp_path, ChangeGate(16))
+        assert network.batches == [[100, 150]]
+        assert reds_of(rows) == [100, 100, 150, 150, 150]
+        bases = [row["stands_on"] for row in rows]
+        assert bases == [None, "1" * 32, None, "3" * 32, "3" * 32]
+        assert {row["gate_error"] for row in rows} == {None}
+        assert len({row["sha256"] for row in rows}) == 4
+
+    def test_sampled_frame_keeps_its_own_feature_and_notes_the_error(self, tmp_path: Path) -> None:
+        # The identity of frame 2 begins with 2222, so a seventh of all frames includes it.
+        rows, network = self.rows(tmp_path, ChangeGate(16, sample_fraction=1 / 7))
+        assert network.batches == [[100, 105, 150]]
+        assert reds_of(rows) == [100, 105, 150, 150, 150]
+        assert [row["stands_on"] for row in rows][1] is None
+        # Features of a flat picture differ in length only, so the cosine distance is 0.
+        errors = [row["gate_error"] for row in rows]
+        assert errors == [None, pytest.approx(0, abs=1e-6), None, None, None]
+
+    def test_off_by_default_and_made_of_the_settings(self) -> None:
+        assert change_gate(GateSettings()) is None
+        gate = change_gate(GateSettings(enabled=True, sample_fraction=1.0))
+        assert gate is not None
+        assert gate.is_sample("f" * 32)

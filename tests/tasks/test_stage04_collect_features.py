@@ -1,5 +1,7 @@
 """Collecting: every image of the night in one table, and a run named by all that decides."""
 
+import io
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,13 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config import DedupConfig
 from tasks import storage
+from tasks.compact_features import compact_features
 from tasks.feature_store import feature_metadata, store_url
 from tasks.references import Collection, Inventory
 from tasks.schemas import FEATURES, IMAGES, INVENTORY
-from tasks.stage04_collect_features import collect_features, image_table
+from tasks.stage04_collect_features import collect_features, image_table, write_matrix
 
 Row = dict[str, Any]
 NIGHT = datetime(2026, 1, 1, 2, tzinfo=UTC)
@@ -75,13 +80,15 @@ def test_image_table_joins_what_is_listed_with_what_was_read() -> None:
             read("not listed"),
         ),
     )
-    unread = dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness"))
+    unread = dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness", "stands_on"))
     assert images.schema.equals(IMAGES)
     assert images.to_pylist() == [
         listed("a", "south")
-        | {"item_id": 1, "sha256": "cd", "width": 640, "height": 480, "sharpness": 0.5},
+        | {"item_id": 1, "sha256": "cd", "width": 640, "height": 480, "sharpness": 0.5}
+        | {"stands_on": None},
         listed("b", "north")
-        | {"item_id": 0, "sha256": "ab", "width": 320, "height": 240, "sharpness": 0.25},
+        | {"item_id": 0, "sha256": "ab", "width": 320, "height": 240, "sharpness": 0.25}
+        | {"stands_on": None},
         listed("broken", "north", error="empty file") | unread | {"sha256": "ef"},
         listed("failed", "north", error="not embedded: its shard failed") | unread,
         listed("name", error="file name is not valid UTF-8") | unread,
@@ -157,6 +164,29 @@ def test_collect_features_publishes_images_and_matrix(place: str) -> None:
     matrix = np.load(storage.local_path(collection.features_url))
     assert (matrix.dtype, matrix.shape) == (np.float32, (3, 512))
     assert matrix[:, 0].tolist() == matrix[:, 511].tolist() == [2, 1, 3]
+
+
+@given(st.permutations(range(8)), st.sets(st.integers(1, 7)))
+def test_matrix_is_that_of_numpy_whatever_order_features_come_in(
+    order: list[int], cuts: set[int]
+) -> None:
+    matrix = np.random.default_rng(0).random((8, 512), np.float32)
+    blocks = [(part, matrix[part]) for part in np.split(np.array(order), sorted(cuts))]
+    saved = io.BytesIO()
+    np.save(saved, matrix)
+    with tempfile.TemporaryDirectory() as folder:
+        write_matrix(Path(folder, "features.npy"), 8, blocks)
+        assert Path(folder, "features.npy").read_bytes() == saved.getvalue()
+
+
+def test_compacted_store_gives_the_same_run_and_the_same_bytes(workspace: Workspace) -> None:
+    before = workspace.collect(*ROWS)
+    artifacts = [storage.read_bytes(url) for url in (before.images_url, before.features_url)]
+    (compaction,) = compact_features(workspace.url)
+    assert (compaction.num_files_before, compaction.num_files) == (2, 1)
+    after = workspace.collect(*ROWS)
+    assert after == before
+    assert [storage.read_bytes(url) for url in (after.images_url, after.features_url)] == artifacts
 
 
 def test_no_image_gives_a_run_too(tmp_path: Path) -> None:

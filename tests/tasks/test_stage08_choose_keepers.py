@@ -13,7 +13,7 @@ from config import DedupConfig
 from tasks import comparisons, storage
 from tasks import stage08_choose_keepers as stage08
 from tasks.comparisons import connect
-from tasks.distances import within
+from tasks.distances import cosine_distances, within
 from tasks.references import Clusters, Collection
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
 from tasks.stage07_cluster_images import are_large, dbscan_labels
@@ -29,7 +29,7 @@ from tasks.stage08_choose_keepers import (
     quality_ranks,
     url_ranks,
 )
-from tests.made_items import all_distances, eps_for, feature_sets
+from tests.made_items import all_distances, eps_for, feature_sets, unit
 
 Pairs = list[tuple[int, int]]
 
@@ -237,6 +237,22 @@ def test_copies_go_for_the_best_keeper() -> None:
     found = nearest_keepers(features, items, keepers, np.array([2, 0, 1]), eps=0.0)
 
     assert found.tolist() == [2]
+
+
+def test_the_last_bits_of_a_product_choose_no_keeper() -> None:
+    # The same numbers in another order are equally far from a constant vector, while the sum of
+    # a float32 product depends on the order.
+    rng = np.random.default_rng(0)
+    values = 1 + 0.1 * rng.standard_normal(512)
+    features = unit(np.stack([np.ones(512), *(rng.permutation(values) for _ in range(100))]))
+    features[1:] = np.sort(features[1])[np.argsort(features[1:], axis=1).argsort(axis=1)]
+    items, keepers, ranks = np.array([0]), np.arange(1, 101), np.arange(100)[::-1]
+    assert len(set((features[:1] @ features[1:].T).ravel().tolist())) > 1
+
+    found = nearest_keepers(features, items, keepers, ranks, eps=0.1)
+
+    distances = cosine_distances(np.repeat(features[:1], 100, axis=0), features[1:])
+    assert found.tolist() == [1 + np.lexsort((ranks, distances))[0]]
 
 
 def test_pair_across_two_clusters_covers_nothing() -> None:

@@ -137,6 +137,29 @@ def test_keepers_of_one_cluster_may_be_several() -> None:
     ]
 
 
+def test_reason_says_where_a_feature_was_that_of_another_frame() -> None:
+    images = images_of(
+        image("a", sha256="aa"),
+        image("b", sha256="bb") | {"stands_on": "id-a"},
+        image("c", sha256="aa") | {"stands_on": "id-a"},
+        image("d", sha256="dd"),
+        image("e", sha256="ee"),
+    )
+    labels = {"a": 0, "b": 0, "c": 0, "d": 0, "e": 0}
+    keepers = keepers_of(b=("a", 0.0), c=("a", 0.0), d=("a", 0.01))
+    table = manifest_table(images, clusters_of(labels), keepers, eps=0.05)
+    assert table["reason"].to_pylist() == [
+        "keeper",
+        "within eps, gated",
+        "exact copy",
+        "within eps",
+        "keeper",
+    ]
+    twin_stands_on_another = keepers_of(d=("b", 0.01), e=("b", 0.2))
+    table = manifest_table(images, clusters_of(labels), twin_stands_on_another, eps=0.05)
+    assert table["reason"].to_pylist()[3:] == ["within eps, gated", "same cluster"]
+
+
 def test_only_image_of_its_cluster_is_a_keeper() -> None:
     table = manifest_table(
         images_of(image("a", sha256="aa")), clusters_of({"a": 0}), keepers_of(), eps=0.05
@@ -149,6 +172,20 @@ def test_only_image_of_its_cluster_is_a_keeper() -> None:
 def test_empty_night_has_an_empty_manifest() -> None:
     table = manifest_table(images_of(), clusters_of({}), keepers_of(), eps=0.05)
     assert (table.num_rows, table.schema.equals(MANIFEST)) == (0, True)
+
+
+def test_unreadable_image_is_skipped_even_if_a_keeper_is_named_for_it() -> None:
+    table = manifest_table(
+        images_of(image("a", error="empty file"), image("b", sha256="bb")),
+        clusters_of({"b": 0}),
+        keepers_of(a=("b", 0.01)),
+        eps=0.05,
+    )
+    columns = ["action", "keeper_url", "distance"]
+    assert [list(row.values()) for row in table.select(columns).to_pylist()] == [
+        ["skip", None, None],
+        ["keep", None, None],
+    ]
 
 
 def test_keeper_that_is_no_image_of_the_run_is_refused() -> None:
@@ -165,17 +202,19 @@ def test_reasons_to_remove() -> None:
     above = float(np.float32(0.05))  # the float32 is a little above 0.05
     below = float(np.nextafter(np.float32(0.05), np.float32(0)))
     lines = [
-        # copy, distance, reason
-        (True, 0.0, "exact copy"),
-        (True, 0.3, "exact copy"),
-        (False, 0.0, "within eps"),
-        (False, below, "within eps"),
-        (False, above, "same cluster"),
-        (False, 0.3, "same cluster"),
+        # copy, gated, distance, reason
+        (True, False, 0.0, "exact copy"),
+        (True, True, 0.3, "exact copy"),
+        (False, False, 0.0, "within eps"),
+        (False, False, below, "within eps"),
+        (False, True, below, "within eps, gated"),
+        (False, False, above, "same cluster"),
+        (False, True, 0.3, "same cluster"),
     ]
-    is_copy, distances, reasons = (list(column) for column in zip(*lines, strict=True))
+    is_copy, is_gated, distances, reasons = (list(column) for column in zip(*lines, strict=True))
     found = reasons_to_remove(
         pa.chunked_array([pa.array(is_copy)]),
+        pa.chunked_array([pa.array(is_gated)]),
         pa.chunked_array([pa.array(distances, pa.float32())]),
         eps=0.05,
     )
@@ -184,8 +223,8 @@ def test_reasons_to_remove() -> None:
 
 def test_eps_itself_is_within_eps() -> None:
     distances = pa.chunked_array([pa.array([0.125], pa.float32())])
-    is_copy = pa.chunked_array([pa.array([False])])
-    assert reasons_to_remove(is_copy, distances, eps=0.125).to_pylist() == ["within eps"]
+    no = pa.chunked_array([pa.array([False])])
+    assert reasons_to_remove(no, no, distances, eps=0.125).to_pylist() == ["within eps"]
 
 
 def test_reasons_to_skip_tell_a_bad_image_from_a_failed_shard() -> None:
@@ -241,7 +280,7 @@ class TestWriteManifest:
             "recall": "0.9995",
             "is_search_exact": "false",
             "num_ignored": '{"hidden": 2}',
-            "schema_version": "1",
+            "schema_version": "2",
         }
 
     def test_digest_covers_what_it_says_of_itself(self, tmp_path: Path) -> None:

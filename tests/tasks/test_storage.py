@@ -21,7 +21,13 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.memory import MemoryFileSystem
 
 from tasks import storage
-from tasks.errors import ArtifactError, SourceError, StorageError, is_transient
+from tasks.errors import (
+    ArtifactError,
+    MissingArtifactError,
+    SourceError,
+    StorageError,
+    is_transient,
+)
 from tests.s3_server import S3Server
 
 NAMES = [
@@ -534,6 +540,33 @@ class TestTables:
         assert storage.read_table(url, SCHEMA).column_names == ["a", "b"]
         assert storage.read_table(url, SCHEMA, ["b"]).to_pydict() == {"b": ["x", None, "ü"]}
 
+    def test_open_table_is_read_group_by_group(self, place: str) -> None:
+        url = f"{place}/a.parquet"
+        storage.publish_table(url, TABLE.replace_schema_metadata({"run": "é"}), rows_per_group=2)
+        with storage.open_table(url, SCHEMA) as table:
+            assert (table.metadata, table.num_rows, table.num_groups) == ({"run": "é"}, 3, 2)
+            assert table.read(0, ["b"]).to_pydict() == {"b": ["x", None]}
+            assert table.read(1, ["a", "b"]).to_pydict() == {"a": [None], "b": ["ü"]}
+
+    def test_open_table_of_other_columns_is_named(self, tmp_path: Path) -> None:
+        url = f"{tmp_path}/a.parquet"
+        storage.publish_table(url, pa.table({"a": ["text"]}))
+        for column in ("a", "b"):
+            with (
+                pytest.raises(ArtifactError, match=f"column {column} is .*, expected .*: {url}"),
+                storage.open_table(url, SCHEMA) as table,
+            ):
+                table.read(0, [column])
+
+    def test_open_table_that_is_missing_is_told_from_a_damaged_one(self, place: str) -> None:
+        url = f"{place}/a.parquet"
+        with pytest.raises(MissingArtifactError, match=url), storage.open_table(url, SCHEMA):
+            pass
+        storage.publish_bytes(url, b"hello")
+        with pytest.raises(ArtifactError) as refusal, storage.open_table(url, SCHEMA):
+            pass
+        assert not isinstance(refusal.value, MissingArtifactError)
+
     def test_missing_table_is_named(self, place: str) -> None:
         url = f"{place}/a.parquet"
         for read in (lambda: storage.read_table(url, SCHEMA), lambda: storage.read_metadata(url)):
@@ -670,6 +703,18 @@ class TestNames:
         assert storage.list_names(folder) == [f"{folder}/a"]
         fsspec.filesystem("s3", skip_instance_cache=True).pipe_file(f"{folder}/b", b"")
         assert storage.list_names(folder) == [f"{folder}/a", f"{folder}/b"]
+
+
+class TestSizes:
+    def test_of_files_are_listed_sorted(self, place: str) -> None:
+        folder = put(place, "b.parquet", "c.json", "sub/d.parquet")
+        storage.publish_bytes(f"{folder}/a.parquet", b"12345")
+        sizes = storage.list_sizes(folder, ".parquet")
+        assert list(sizes) == [f"{folder}/a.parquet", f"{folder}/b.parquet"]
+        assert sizes[f"{folder}/a.parquet"] == 5
+
+    def test_of_a_missing_folder_are_none(self, place: str) -> None:
+        assert storage.list_sizes(f"{place}/nowhere") == {}
 
 
 class TestTimes:

@@ -1,5 +1,7 @@
 """The summary: what a manifest amounts to."""
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from tasks.references import GateCheck
 from tasks.schemas import MANIFEST
 from tasks.summary import (
     Counts,
@@ -158,12 +161,37 @@ def test_summary_takes_the_rest_from_the_metadata() -> None:
         "recall": 0.99951,
         "is_search_exact": False,
         "weights_digest": "abc",
+        "gate": None,
         "num_embedded": None,
         "num_ignored": {"hidden": 2, "links": 1},
         "cost_saved": None,
         "cost_left": None,
         "seconds": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("gate", "line"),
+    [
+        (
+            GateCheck(1_200, 60, 0.0123, is_trusted=True),
+            "1,200 frames stand on another; largest error of 60 samples 0.0123",
+        ),
+        (
+            GateCheck(7, 2, 0.25, is_trusted=False),
+            "off for this night; largest error of 2 samples 0.2500",
+        ),
+        (
+            GateCheck(7, 0, None, is_trusted=False),
+            "off for this night; largest error of 0 samples unknown",
+        ),
+    ],
+)
+def test_summary_says_what_the_gate_did(gate: GateCheck, line: str) -> None:
+    summary = summary_of(metadata={"gate": json.dumps(asdict(gate))})
+    assert summary.gate == gate
+    assert dict(summary_rows(summary))["change gate"] == line
+    assert "change gate" not in dict(summary_rows(summary_of()))
 
 
 def test_summary_counts_with_the_eps_of_the_manifest() -> None:

@@ -12,9 +12,10 @@ else
 ANNOY_FLAGS := -O3,-std=c++14,-DANNOYLIB_MULTITHREADED_BUILD
 endif
 
-.PHONY: help install demo test test-slow faults check lint bench bench-acting lock clean
+.PHONY: help install demo test test-slow faults check lint bench bench-full bench-quality \
+	bench-gate bench-rivals bench-acting lock clean
 help:  ## list these commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: .venv/installed  ## make .venv with the dedup command in it
 
@@ -48,8 +49,20 @@ lint: install  ## check style and types
 
 check: lint test  ## lint, type-check and test
 
-bench: install  ## measure retrieval quality (DATA=folder with groups.csv)
+bench: install  ## measure speed against what others would run (minutes; tables in docs/)
+	$(BIN)/python -m benchmarks
+
+bench-full: install  ## the same with a million features and 100,000 images (hours)
+	$(BIN)/python -m benchmarks --full
+
+bench-quality: install  ## measure retrieval quality (DATA=folder with groups.csv)
 	$(BIN)/python -m benchmarks.quality $(DATA)
+
+bench-gate: install  ## measure the change gate (DATA=folder of a camera's frames)
+	$(BIN)/python -m benchmarks.gate $(DATA)
+
+bench-rivals: install  ## measure fastdup and imagededup beside it (DATA=folders with groups.csv)
+	$(BIN)/python -m benchmarks.rivals $(DATA)
 
 bench-acting: install  ## measure quarantine and undo (PLACE=empty folder or S3 URL)
 	$(BIN)/python -m benchmarks.acting $(PLACE)
@@ -59,7 +72,7 @@ lock:  ## choose the newest versions that work together and lock them
 	$(PIP) install -q $(UV)
 	$(BIN)/uv pip compile -q -U --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--no-header --no-emit-package annoy --extra weights --extra heif --extra openvino \
-		--extra dask --extra ray --group demo --group dev pyproject.toml -o requirements/lock.txt
+		--extra dask --extra ray --group demo --group bench --group dev pyproject.toml -o requirements/lock.txt
 	echo 'annoy==1.17.3' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate \
 		--no-header - -o requirements/annoy.txt
 	$(PIP) uninstall -q -y uv

@@ -163,10 +163,11 @@ def shards_embedder(paths: list[Path], config: DedupConfig) -> Callable[[], None
         }
         for path in paths
     ]
-    plan = pa.Table.from_pylist(rows, schema=SHARD)
-    lengths = equal_lengths(len(rows), config.execution.images_per_shard)
-    plan_url = storage.join(config.workspace_url, "plan.parquet")
-    shards = publish_plan(plan_url, plan, lengths)
+    shards = publish_plan(
+        storage.join(config.workspace_url, "plan.parquet"),
+        pa.Table.from_pylist(rows, schema=SHARD),
+        equal_lengths(len(rows), config.execution.images_per_shard),
+    )
 
     def embed() -> None:
         forget_features()

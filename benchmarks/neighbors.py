@@ -60,8 +60,8 @@ def find_clusters(
             cells = plan_cells.fn(collection, depth, config)
         if config.clusters.min_samples > 2:
             with stopwatch(seconds, "cores"):
-                find = partial(find_cores.fn, cells=cells, collection=collection, config=config)
-                cells = mark_cores.fn(list(pool.map(find, searches)), cells)
+                count = partial(find_cores.fn, cells=cells, collection=collection, config=config)
+                cells = mark_cores.fn(list(pool.map(count, searches)), cells)
         with stopwatch(seconds, "neighbors"):
             find = partial(find_neighbors.fn, cells=cells, collection=collection, config=config)
             links = list(pool.map(find, searches))

@@ -96,7 +96,10 @@ def decide_step(folder: str) -> None:
     labels = pa.array((items // IMAGES_PER_CLUSTER).astype(np.int32))
     storage.publish_table(
         storage.join(collection.run_url, "clusters.parquet"),
-        pa.table({"image_id": ids, "cluster_id": labels, "num_neighbors": labels}, CLUSTERS),
+        pa.table(
+            {"image_id": ids, "cluster_id": labels, "is_core": np.ones(len(items), np.bool_)},
+            CLUSTERS,
+        ),
     )
     goes = items != keepers
     distances = np.full(int(goes.sum()), 0.01, np.float32)
@@ -118,7 +121,7 @@ def manifest_step(folder: str) -> None:
     write_manifest.fn(
         inventory_of(folder),
         collection,
-        Neighbors(edge_files=(), recall=1.0, depth=0),
+        Neighbors(recall=1.0, depth=0),
         Clusters(storage.join(collection.run_url, "clusters.parquet"), 0),
         Keepers(storage.join(collection.run_url, "keepers.parquet"), 0),
         config_of(folder),

@@ -17,6 +17,7 @@ from tasks.stage01_list_images import image_id
 from tasks.storage import StoredFile
 
 FILES_PER_FOLDER = 1_000
+EMPTY = ("error", "stands_on", "gate_error")
 
 
 def read_pictures(folder: Path) -> Iterator[Image.Image]:
@@ -78,7 +79,7 @@ def fill_store(
                 "height": np.full(len(part), 480, np.int32),
                 "sharpness": np.linspace(0, 1, len(part), dtype=np.float32),
                 "feature": pa.FixedSizeListArray.from_arrays(features.ravel(), FEATURE_DIM),
-                "error": pa.nulls(len(part), pa.string()),
+                **{name: pa.nulls(len(part), FEATURES.field(name).type) for name in EMPTY},
             },
             schema=FEATURES,
         )

@@ -105,6 +105,7 @@ def publish_manifest(
         "num_ignored": "{}",
         "counts": "{}",
         "schema_version": str(SCHEMA_VERSION),
-    } | changes
+        **changes,
+    }
     metadata[DIGEST] = changes.get(DIGEST, manifest_digest(table, metadata))
     storage.publish_table(url, table.replace_schema_metadata(metadata))

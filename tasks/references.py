@@ -35,7 +35,7 @@ class FeatureFile:
     num_images: int
     num_unreadable: int
     num_embedded: int
-    """Images that went through VGG16 for it."""
+    """Images that got a feature in it; exact copies go through VGG16 once."""
 
 
 @dataclass(frozen=True)

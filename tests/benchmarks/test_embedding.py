@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.embedding import as_text, describe, distinct_images, measure, shards_embedder
+from benchmarks.embedding import Way, as_text, describe, distinct_images, measure, shards_embedder
 from config import DedupConfig, FeatureSettings
 from tasks import stage03_embed_shard, storage
 from tasks.feature_store import store_url
@@ -21,7 +21,8 @@ def test_each_content_counts_once_and_other_files_not_at_all(tmp_path: Path) -> 
 
 def test_ways_take_turns_and_the_first_round_warms_up() -> None:
     turns: list[str] = []
-    rates = measure({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, 10, rounds=2)
+    ways = {name: Way(lambda name=name: turns.append(name), 10) for name in ("a", "b")}
+    rates = measure(ways, rounds=2)
     assert "".join(turns) == "ababab"
     assert {name: len(found) for name, found in rates.items()} == {"a": 2, "b": 2}
 

@@ -206,6 +206,7 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
             "max_image_pixels": 89_478_485,
             "max_file_bytes": 268_435_456,
         },
+        "gate": {"enabled": False, "max_change": 16, "max_error": 0.02, "sample_fraction": 0.05},
         "neighbors": {
             "eps": 0.05,
             "exact_up_to": 20_000,

@@ -193,12 +193,14 @@ def test_failed_shards_name_themselves_and_only_they_are_embedded_again(
     assert "Input/output error" in message
     assert "junction-1/bad.jpg" in message
     assert not list((tmp_path / "workspace").glob("runs/*/manifest.parquet"))
-    assert sum(embedded) == 32
+    assert sum(embedded) == 30  # of 32 images, two of which are exact copies
 
     monkeypatch.setattr(FlakyFileSystem, "bad_names", {})
     embedded.clear()
+    forget_features()
     summary = run(f"flaky://{source}", tmp_path / "workspace", execution=execution)
-    assert sum(embedded) == summary.num_embedded == 10  # the broken file never gets that far
+    # The broken file never gets that far, and one of the ten is an exact copy of another.
+    assert (sum(embedded), summary.num_embedded) == (9, 10)
     assert (summary.num_images, summary.num_remove, summary.is_complete) == (43, 31, True)
 
 

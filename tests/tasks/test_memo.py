@@ -1,5 +1,6 @@
 """The memo: a content goes through the model once, whoever asks and however many at a time."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -72,9 +73,13 @@ def test_fault_of_the_network_leaves_nothing_behind() -> None:
 def test_threads_that_come_with_the_same_content_embed_it_once() -> None:
     memo, network, start = FeatureMemo(), FakeNetwork(), Barrier(8)
 
+    def slowly(batch: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)  # so that the others are there before it is done
+        return network(batch)
+
     def embed(_: int) -> list[float]:
         start.wait()
-        return memo.embed({"a": pixels(5)}, network)["a"].tolist()
+        return memo.embed({"a": pixels(5)}, slowly)["a"].tolist()
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(embed, range(8))) == [[5]] * 8

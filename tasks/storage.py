@@ -428,6 +428,9 @@ class OpenTable:
         self.metadata = _as_text(self._parquet.schema_arrow.metadata)
         self.num_rows: int = self._parquet.metadata.num_rows
         self.num_groups: int = self._parquet.num_row_groups
+        groups = [self._parquet.metadata.row_group(group) for group in range(self.num_groups)]
+        if (found := sum(group.num_rows for group in groups)) != self.num_rows:
+            raise ArtifactError(f"expected {self.num_rows} rows, found {found}: {url}")
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
         """Read some columns of one row group.

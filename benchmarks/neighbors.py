@@ -27,14 +27,15 @@ from tasks import blas, storage
 from tasks.comparisons import Features, are_within
 from tasks.references import Clusters, Collection
 from tasks.schemas import CLUSTERS, KEEPERS
-from tasks.stage05_build_index import build_index
-from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores, plan_cells
+from tasks.stage05_plan_cells import plan_cells
+from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores
 from tasks.stage07_cluster_images import (
     cluster_images,
     measure_recall,
     number_by_first_appearance,
 )
 from tasks.stage08_choose_keepers import adjacency, choose_keepers, members_of_clusters
+from tasks.stage11_build_index import build_index
 
 SIZES = (62_500, 125_000, 250_000, 500_000, 1_000_000)
 SCIKIT_SIZES = (5_000, 10_000, 20_000)

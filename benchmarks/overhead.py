@@ -35,11 +35,12 @@ from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
 from tasks.stage04_collect_features import collect_features
-from tasks.stage05_build_index import build_index
-from tasks.stage06_find_neighbors import find_neighbors, plan_cells
+from tasks.stage05_plan_cells import plan_cells
+from tasks.stage06_find_neighbors import find_neighbors
 from tasks.stage07_cluster_images import cluster_images, measure_recall
 from tasks.stage08_choose_keepers import choose_keepers
 from tasks.stage09_write_manifest import write_manifest
+from tasks.stage11_build_index import build_index
 
 
 def main() -> None:

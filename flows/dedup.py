@@ -33,12 +33,13 @@ from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
 from tasks.stage03b_check_gate import check_gate
 from tasks.stage04_collect_features import collect_features
-from tasks.stage05_build_index import build_index
-from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores, plan_cells
+from tasks.stage05_plan_cells import plan_cells
+from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores
 from tasks.stage07_cluster_images import cluster_images, measure_recall
 from tasks.stage08_choose_keepers import choose_keepers
 from tasks.stage09_write_manifest import write_manifest
 from tasks.stage10_write_report import write_report
+from tasks.stage11_build_index import build_index
 from tasks.summary import Summary
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from tasks import storage
 from tasks.feature_store import iterate_features, read_image_rows, store_url
 from tasks.paths import slug
 from tasks.references import Collection, GateCheck, Inventory
-from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, SCHEMA_VERSION, fingerprint
+from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, ITEMS, SCHEMA_VERSION, fingerprint
 from tasks.stage import stage
 from tasks.stage01_list_images import rows_digest
 from tasks.weights import WEIGHTS_DIGEST
@@ -108,6 +108,19 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
     for name in ("sha256", "width", "height", "sharpness", "stands_on"):
         images = images.append_column(name, learned[name])
     return images.sort_by("url").select(IMAGES.names).cast(IMAGES)
+
+
+def item_table(images: pa.Table) -> pa.Table:
+    """Map items to images.
+
+    Args:
+        images: Columns `item_id` and `image_id` of `schemas.IMAGES`.
+
+    Returns:
+        A table of `schemas.ITEMS`, sorted by item_id, dense from 0.
+    """
+    items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
+    return items.select(ITEMS.names).cast(ITEMS)
 
 
 def write_matrix(

@@ -11,12 +11,9 @@ from config import DedupConfig
 from tasks import blas, storage
 from tasks.cells import (
     Cell,
-    cells_of_range,
     iterate_cells,
-    one_cell,
     open_features,
     read_is_core,
-    read_partitions,
 )
 from tasks.comparisons import (
     COLUMNS_AT_ONCE,
@@ -27,40 +24,13 @@ from tasks.comparisons import (
     connect,
 )
 from tasks.references import Cells, Collection, CoreFile, LinkFile, SearchRange
-from tasks.schemas import CELLS, CORES, LINKS
+from tasks.schemas import CORES, LINKS
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
 
 Links = tuple[NDArray[np.int32], NDArray[np.int32]]
 """Items and what each is linked to, each `(L,)`."""
-
-
-@stage("plan_cells", run_name="plan_cells-{depth}")
-def plan_cells(collection: Collection, depth: int, config: DedupConfig) -> Cells:
-    """Publish which items are compared with which."""
-    settings = config.neighbors
-    features = open_features(collection.features_url)
-    cells = []
-    with blas.one_thread():
-        for start, stop in read_partitions(collection.images_url):
-            if depth == 0 or stop - start <= settings.exact_up_to:
-                cells.append(one_cell(start, stop))
-            else:
-                cells.append(
-                    cells_of_range(
-                        features,
-                        start,
-                        stop,
-                        depth=depth,
-                        seed=settings.seed,
-                        workers=config.execution.workers,
-                    )
-                )
-    folder_url = storage.join(collection.run_url, f"search-{depth}")
-    url = storage.join(folder_url, "cells.parquet")
-    storage.publish_table(url, pa.concat_tables([CELLS.empty_table(), *cells]))
-    return Cells(url=url, folder_url=folder_url, depth=depth, num_items=collection.num_items)
 
 
 @stage("find_cores", run_name="find_cores-{search.start}")

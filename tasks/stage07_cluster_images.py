@@ -22,7 +22,7 @@ from tasks.comparisons import (
 from tasks.references import Cells, Clusters, Collection, LinkFile
 from tasks.schemas import CLUSTERS, IMAGES, ITEMS, LINKS
 from tasks.stage import stage
-from tasks.stage05_build_index import item_table
+from tasks.stage04_collect_features import item_table
 from tasks.stage06_find_neighbors import Links
 
 logger = logging.getLogger(__name__)

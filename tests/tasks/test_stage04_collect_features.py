@@ -17,8 +17,8 @@ from tasks import storage
 from tasks.compact_features import compact_features
 from tasks.feature_store import feature_metadata, store_url
 from tasks.references import Collection, Inventory
-from tasks.schemas import FEATURES, IMAGES, INVENTORY
-from tasks.stage04_collect_features import collect_features, image_table, write_matrix
+from tasks.schemas import FEATURES, IMAGES, INVENTORY, ITEMS
+from tasks.stage04_collect_features import collect_features, image_table, item_table, write_matrix
 
 Row = dict[str, Any]
 NIGHT = datetime(2026, 1, 1, 2, tzinfo=UTC)
@@ -270,3 +270,24 @@ def test_other_times_are_another_run_because_the_earlier_of_equals_stays(
 ) -> None:
     uploaded_again = [row | {"captured_at": NIGHT + timedelta(hours=1)} for row in ROWS[:1]]
     assert workspace.collect(*uploaded_again, *ROWS[1:]).run_id != workspace.collect(*ROWS).run_id
+
+
+def test_item_table_is_dense_and_sorted_and_without_unreadable_images() -> None:
+    images = pa.table(
+        {"item_id": [2, None, 0, 1, None], "image_id": ["c", "x", "a", "b", "y"]},
+        pa.schema([IMAGES.field("item_id"), IMAGES.field("image_id")]),
+    )
+
+    items = item_table(images)
+
+    assert items.schema == ITEMS
+    assert items.to_pydict() == {"item_id": [0, 1, 2], "image_id": ["a", "b", "c"]}
+
+
+def test_item_table_of_unreadable_images_is_empty() -> None:
+    images = pa.table(
+        {"item_id": [None], "image_id": ["x"]},
+        pa.schema([IMAGES.field("item_id"), IMAGES.field("image_id")]),
+    )
+
+    assert item_table(images).num_rows == 0

@@ -16,6 +16,7 @@ from tasks.cells import Cell
 from tasks.distances import within
 from tasks.references import Cells, Collection, CoreFile, LinkFile, SearchRange
 from tasks.schemas import CELLS, CORES, FEATURE_DIM, IMAGES, LINKS
+from tasks.stage05_plan_cells import plan_cells
 from tasks.stage06_find_neighbors import (
     core_table,
     cores_of_cell,
@@ -24,7 +25,6 @@ from tasks.stage06_find_neighbors import (
     link_table,
     links_of_cell,
     mark_cores,
-    plan_cells,
 )
 from tests.made_items import all_distances, eps_for, feature_sets
 

@@ -17,6 +17,7 @@ from tasks.cells import Cell
 from tasks.comparisons import unite
 from tasks.references import Cells, Collection, LinkFile, SearchRange
 from tasks.schemas import CLUSTERS, CORES, IMAGES
+from tasks.stage05_plan_cells import plan_cells
 from tasks.stage06_find_neighbors import (
     core_table,
     cores_of_cell,
@@ -25,7 +26,6 @@ from tasks.stage06_find_neighbors import (
     link_table,
     links_of_cell,
     mark_cores,
-    plan_cells,
 )
 from tasks.stage07_cluster_images import (
     are_large,

@@ -4,11 +4,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from tasks.schemas import FEATURE_DIM, IMAGES, ITEMS
-from tasks.stage05_build_index import item_table, load_index, write_index
+from tasks.schemas import FEATURE_DIM
+from tasks.stage11_build_index import load_index, write_index
 
 NUM_ITEMS = 1_500
 
@@ -57,24 +56,3 @@ def test_distances_are_angular(tmp_path: Path) -> None:
 
     assert index.get_distance(0, 1) == pytest.approx(2**0.5)
     assert index.get_distance(0, 2) == pytest.approx(2.0)
-
-
-def test_item_table_is_dense_and_sorted_and_without_unreadable_images() -> None:
-    images = pa.table(
-        {"item_id": [2, None, 0, 1, None], "image_id": ["c", "x", "a", "b", "y"]},
-        pa.schema([IMAGES.field("item_id"), IMAGES.field("image_id")]),
-    )
-
-    items = item_table(images)
-
-    assert items.schema == ITEMS
-    assert items.to_pydict() == {"item_id": [0, 1, 2], "image_id": ["a", "b", "c"]}
-
-
-def test_item_table_of_unreadable_images_is_empty() -> None:
-    images = pa.table(
-        {"item_id": [None], "image_id": ["x"]},
-        pa.schema([IMAGES.field("item_id"), IMAGES.field("image_id")]),
-    )
-
-    assert item_table(images).num_rows == 0

@@ -1,11 +1,9 @@
-"""Stage 5: the Annoy index, which the neighbour search and the users query."""
+"""Stage 11: the Annoy index, for users to query; no decision waits for it."""
 
 import logging
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from annoy import AnnoyIndex
 from numpy.typing import NDArray
 
@@ -14,6 +12,7 @@ from tasks import storage
 from tasks.references import Collection, Index
 from tasks.schemas import FEATURE_DIM, IMAGES, ITEMS
 from tasks.stage import stage
+from tasks.stage04_collect_features import item_table
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +37,6 @@ def build_index(collection: Collection, config: DedupConfig) -> Index:
     )
     logger.info("index of %d items, %d trees", index.num_items, settings.n_trees)
     return index
-
-
-def item_table(images: pa.Table) -> pa.Table:
-    """Map items to images.
-
-    Args:
-        images: Columns `item_id` and `image_id` of `schemas.IMAGES`.
-
-    Returns:
-        A table of `schemas.ITEMS`, sorted by item_id, dense from 0.
-    """
-    items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
-    return items.select(ITEMS.names).cast(ITEMS)
 
 
 def write_index(features: NDArray[np.float32], path: Path, *, n_trees: int, seed: int) -> None:

@@ -170,7 +170,8 @@ def _key_of(certificate: Path) -> Path:
 
 def _free_ports(options: Sequence[str]) -> dict[str, int]:
     ports: dict[str, int] = {}
-    candidate = 21000 + os.getpid() % 4000
+    # Far from where a test process started beside this one looks.
+    candidate = 21000 + os.getpid() * 40 % 4000
     while len(ports) < len(options):
         candidate += 1
         # SeaweedFS listens on every port + 10000 too.

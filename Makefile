@@ -34,7 +34,7 @@ demo: install  ## run the nightly job on a small night of real photographs
 	$(BIN)/python -m benchmarks.demo
 
 test: install  ## run the tests (under ten minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
 
 test-slow: install  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow

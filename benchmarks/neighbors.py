@@ -39,6 +39,9 @@ from tasks.stage11_build_index import build_index
 
 SIZES = (62_500, 125_000, 250_000, 500_000, 1_000_000)
 SCIKIT_SIZES = (5_000, 10_000, 20_000)
+MOST_FOR_COUNTS = 125_000
+"""Images of the largest night in which the keepers of other ways are counted: that takes long."""
+
 MOST_FOR_BOUND = 25_000
 """Images of the largest cluster for which the lower bound of keepers is worked out."""
 
@@ -99,9 +102,11 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
         labels = storage.read_table(clusters.url, CLUSTERS)["cluster_id"].to_numpy()
         features = np.load(collection.features_url, mmap_mode="r")
         sizes = np.bincount(labels[labels >= 0], minlength=1)
-        with blas.one_thread():
-            first_come = count_first_come(features, labels, config.neighbors.eps)
-            at_least = count_at_least(features, labels, config.neighbors.eps)
+        first_come = at_least = None
+        if num_items <= MOST_FOR_COUNTS:
+            with blas.one_thread():
+                first_come = count_first_come(features, labels, config.neighbors.eps)
+                at_least = count_at_least(features, labels, config.neighbors.eps)
         return {
             "images": num_items,
             "depth": depth,
@@ -221,7 +226,7 @@ def line(run: Figures) -> str:
         f"{run['seconds_to_clusters']:>8.1f} {run['cpu_seconds_to_clusters']:>8.1f} "
         f"{run['peak_bytes'] / 2**30:>5.2f} "
         f"{run['clusters']:>9,} {run['largest']:>8,} {run['kept']:>8,} "
-        f"{run['kept_first_come']:>8,} {run['kept_at_least'] or '-':>8}"
+        f"{run['kept_first_come'] or '-':>8} {run['kept_at_least'] or '-':>8}"
     )
 
 

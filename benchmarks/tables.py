@@ -93,8 +93,10 @@ def neighbors_section(result: Figures) -> str:
             f"{run['clusters']:,}",
             f"{run['largest']:,}",
             f"{run['kept']:,}",
-            f"{run['kept_first_come']:,}",
-            "-" if run["kept_at_least"] is None else f"{run['kept_at_least']:,}",
+            *(
+                "-" if run[name] is None else f"{run[name]:,}"
+                for name in ("kept_first_come", "kept_at_least")
+            ),
         ]
         for run in result["runs"]
     ]

@@ -23,6 +23,8 @@ from tasks.references import (
     Clusters,
     Collection,
     FeatureFile,
+    GateCheck,
+    Inventory,
     LinkFile,
     Neighbors,
     SearchRange,
@@ -78,12 +80,7 @@ def dedup(config: DedupConfig) -> Summary:
         inventory = list_images(config)
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
-        feature_files = embed_shards(shards, config)
-        gate = check_gate(inventory, config) if config.gate.enabled else None
-        if gate is not None and not gate.is_trusted:
-            logger.warning("the change gate is off for this night: every frame is embedded")
-            ungated = config.without_gate()
-            feature_files += embed_shards(plan_shards(inventory, ungated), ungated)
+        feature_files, gate = embed_night(inventory, shards, config)
     with stopwatch(seconds, "collect"):
         collection = collect_features(inventory, config, gate)
     with stopwatch(seconds, "neighbors"):
@@ -98,6 +95,21 @@ def dedup(config: DedupConfig) -> Summary:
     summary = write_report(manifest, config, num_embedded, seconds)
     hand_over(summary, config)
     return summary
+
+
+def embed_night(
+    inventory: Inventory, shards: list[Shard], config: DedupConfig
+) -> tuple[list[FeatureFile], GateCheck | None]:
+    """Embed what is missing; all of it, if the change gate turns out to have broken its promise."""
+    feature_files = embed_shards(shards, config)
+    if not config.gate.enabled:
+        return feature_files, None
+    gate = check_gate(inventory, config)
+    if not gate.is_trusted:
+        logger.warning("the change gate is off for this night: every frame is embedded")
+        ungated = config.without_gate()
+        feature_files += embed_shards(plan_shards(inventory, ungated), ungated)
+    return feature_files, gate
 
 
 def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:

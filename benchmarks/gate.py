@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from config import GateSettings, load_config
 from flows.dedup import dedup
 from flows.temporary_server import ensure_server

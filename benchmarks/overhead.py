@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from benchmarks.demo_night import lay_out_night
 from benchmarks.embedding import bare_passes
 from benchmarks.second_night import varied

@@ -5,8 +5,7 @@ default settings and as a process of its own. A folder with a groups.csv (path a
 image) shows quality too; one without shows what would be removed, the speed and the memory.
 
 The rivals are installed from the package index into build/rivals, in the versions of
-benchmarks/rivals.txt, and never into this project's environment. imagededup comes without torch,
-so only its hashes run: the weights of its neural network are in no package index anyway.
+benchmarks/rivals.txt, and never into this project's environment; see LEGEND for what is left out.
 """
 
 import argparse
@@ -333,7 +332,11 @@ mAP       mean average precision; R@P.99 recall of same-group pairs at precision
 removed   what the tool itself says can go: the manifest, fastdup's remove_duplicates,
           imagededup's find_duplicates_to_remove, each with its default threshold
 orphans   removed, and nothing that stays is within the tool's own threshold of it
-lost      removed, and nothing that stays is of its group"""
+lost      removed, and nothing that stays is of its group
+unread    no feature: like no other image for the figures of quality
+
+imagededup is installed without torch and runs its hashes only: the weights of its neural network
+are in no package index. fastdup's licence allows non-commercial use only (CC BY-NC-ND 4.0)."""
 
 
 def line(figures: dict[str, Any]) -> str:

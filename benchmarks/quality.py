@@ -95,34 +95,54 @@ def plain_features(paths: list[Path]) -> Features:
 
 def describe(features: Features, groups: NDArray[np.int64]) -> str:
     """Mean average precision, recall at precision 0.99 and best F1, in words."""
+    mean_ap, at_99, f1 = measure(features, groups)
+    return f"mAP {mean_ap:.3f}  recall at precision 0.99 {at_99:.3f}  best F1 {f1:.3f}"
+
+
+def measure(features: Features, groups: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Mean average precision, recall of same-group pairs at precision 0.99, and best F1.
+
+    Args:
+        features: `(N, D)` float32 of unit length, or zeros for an image that is like no other.
+        groups: `(N,)` the group of each.
+    """
     precision, recall = precision_and_recall(features, groups)
     at_99 = recall[precision >= 0.99].max(initial=0.0)
-    f1 = (2 * precision * recall / (precision + recall)).max()
-    mean_ap = mean_average_precision(features, groups)
-    return f"mAP {mean_ap:.3f}  recall at precision 0.99 {at_99:.3f}  best F1 {f1:.3f}"
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return mean_average_precision(features, groups), float(at_99), float(f1.max())
 
 
 def precision_and_recall(
     features: Features, groups: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision and recall of same-group pairs when ever more distant pairs are accepted."""
+    """Precision and recall of same-group pairs when ever more distant pairs are accepted.
+
+    One value of each for every distance that occurs: no threshold takes one of two equally distant
+    pairs and leaves the other.
+    """
     first, second = np.triu_indices(len(features), 1)
     distances = 1 - np.einsum("ij,ij->i", features[first], features[second])
-    same = (groups[first] == groups[second])[np.argsort(distances, kind="stable")]
-    hits = np.cumsum(same)
-    return hits / np.arange(1, len(same) + 1), hits / hits[-1]
+    order = np.argsort(distances)
+    accepted = np.flatnonzero(np.diff(distances[order], append=np.inf)) + 1
+    hits = np.cumsum((groups[first] == groups[second])[order])
+    return hits[accepted - 1] / accepted, hits[accepted - 1] / hits[-1]
 
 
 def mean_average_precision(features: Features, groups: NDArray[np.int64]) -> float:
-    """Mean over all images of the average precision of their ranked neighbours."""
+    """Mean over all images of the average precision of their ranked neighbours.
+
+    Neighbours that are equally similar share the last of their ranks.
+    """
     similarity = features @ features.T
     np.fill_diagonal(similarity, -np.inf)
     averages = []
     for query in range(len(features)):
-        ranked = np.argsort(-similarity[query], kind="stable")[:-1]
-        ranks = np.flatnonzero(groups[ranked] == groups[query]) + 1
-        if len(ranks):
-            averages.append((np.arange(1, len(ranks) + 1) / ranks).mean())
+        ranked = np.argsort(-similarity[query])[:-1]
+        is_same = groups[ranked] == groups[query]
+        if is_same.any():
+            distances = -similarity[query, ranked]
+            ranks = np.searchsorted(distances, distances[is_same], side="right")
+            averages.append((np.cumsum(is_same)[ranks - 1] / ranks).mean())
     return float(np.mean(averages))
 
 

@@ -9,6 +9,7 @@ from benchmarks.quality import (
     describe,
     find_image,
     mean_average_precision,
+    measure,
     precision_and_recall,
 )
 
@@ -19,13 +20,23 @@ GROUPS = np.array([0, 0, 0, 1, 1])
 
 
 def test_precision_and_recall_of_pairs_from_the_nearest_on() -> None:
-    # Distances: three pairs 10 degrees apart, of which (2, 3) joins two groups.
-    precision, recall = precision_and_recall(FEATURES, GROUPS)
-    assert len(precision) == 10
-    assert recall[-1] == 1.0
-    assert precision[-1] == pytest.approx(0.4)
-    assert precision[2] == pytest.approx(2 / 3)
-    assert recall[2] == pytest.approx(2 / 4)
+    # Similarities: 0.8 for (0, 1), 0.6 for (0, 2), 0.48 for (1, 2), 0 for the pairs with 3.
+    features = np.array([[1, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8], [0, 0, 0]], np.float32)
+    precision, recall = precision_and_recall(features, np.array([0, 0, 1, 1]))
+    assert precision.tolist() == [1.0, 1 / 2, 1 / 3, 2 / 6]
+    assert recall.tolist() == [0.5, 0.5, 0.5, 1.0]
+
+
+def test_no_threshold_divides_equally_distant_pairs() -> None:
+    # All six pairs are equally distant, two of them are right.
+    precision, recall = precision_and_recall(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1]))
+    assert (precision.tolist(), recall.tolist()) == ([2 / 6], [1.0])
+    assert mean_average_precision(np.eye(4, dtype=np.float32), np.array([0, 0, 1, 1])) == 1 / 3
+
+
+def test_a_nearest_pair_that_is_wrong_leaves_a_best_f1() -> None:
+    features = np.array([[1, 0], [0.6, 0.8], [1, 0]], np.float32)
+    assert measure(features, np.array([0, 0, 1])) == (1 / 2, 0.0, 1 / 2)
 
 
 def test_mean_average_precision_of_a_perfect_and_a_mixed_ranking() -> None:

@@ -6,6 +6,7 @@ the folder ANSWER, with imagededup's own settings, and removes nothing.
 
 import json
 import sys
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -43,9 +44,7 @@ def hash_methods() -> ModuleType:
     ):
         sys.modules[module] = ModuleType(module)
         setattr(sys.modules[module], name, None)
-    from imagededup import methods
-
-    return methods
+    return import_module("imagededup.methods")
 
 
 def unit_vectors(hashes: list[str]) -> np.ndarray:

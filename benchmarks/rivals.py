@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def installation_error(requirements: list[str]) -> str | None:
                 env=without_our_packages(),
             )
     except subprocess.CalledProcessError as error:
-        return (error.stderr or error.stdout).strip()
+        return str(error.stderr or error.stdout).strip()
     except subprocess.TimeoutExpired:
         return f"nothing after {INSTALLATION_SECONDS} s"
     return None
@@ -233,7 +234,9 @@ def run_rival(
     return answer, cost
 
 
-TOOLS = (
+Run = Callable[[Path, Path, list[str], float], tuple[Answer, Cost]]
+
+TOOLS: tuple[tuple[str, Run, list[str]], ...] = (
     ("image-dedup", run_ours, []),
     ("openvino", run_ours, ["--engine", "openvino", "--dtype", "int8"]),
     ("fastdup", run_rival, ["fastdup"]),

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import OpenBLASController, threadpool_limits
 
 
 class _Limit:
@@ -23,6 +23,7 @@ class _Limit:
         """Give each matrix product one thread until the last who asked for it is done."""
         with self._lock:
             if self._num_users == 0:
+                _take_control()
                 self._limits = threadpool_limits(1, "blas")
             self._num_users += 1
         try:
@@ -31,7 +32,14 @@ class _Limit:
             with self._lock:
                 self._num_users -= 1
                 if self._num_users == 0:
+                    _take_control()
                     self._limits.restore_original_limits()
+
+
+def _take_control() -> None:
+    # Only the first thread that ever set a limit may set another one, and all others are silently
+    # ignored; the lock above makes sure that there is one at a time.
+    OpenBLASController.clear_controlling_thread(force=True)
 
 
 one_thread = _Limit().one_thread

@@ -1,5 +1,6 @@
 """One thread for each product while anybody asks for it, and as many as before afterwards."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
@@ -27,4 +28,17 @@ def test_the_limit_ends_with_the_last_task_in_whatever_order() -> None:
         assert num_threads() == {2}
         with one_thread():
             assert num_threads() == {1}
+        assert num_threads() == {2}
+
+
+def test_other_threads_may_ask_for_it_after_the_main_one_did() -> None:
+    def seen_inside() -> set[int]:
+        with one_thread():
+            return num_threads()
+
+    with threadpool_limits(2, "blas"):
+        with one_thread():
+            assert num_threads() == {1}
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(seen_inside).result() == {1}
         assert num_threads() == {2}

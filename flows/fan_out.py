@@ -1,8 +1,9 @@
 """Runs one task over many references and waits for all of them, whatever becomes of each."""
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from queue import SimpleQueue
@@ -10,18 +11,19 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from prefect import Task
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from config import ExecutionSettings
-from tasks.errors import ClusterError, is_dead_worker, is_transient
+from tasks.errors import ClusterError, StorageError, is_dead_worker, is_transient
 
 Reference = TypeVar("Reference")
 Result = TypeVar("Result")
 
 FEWEST_FAILURES_OF_AN_OUTAGE = 3
-"""So many tasks in a row, and at least as many as there are workers, must fail for faults that can
-pass, after all their retries, before the rest is not tried any more."""
+"""So many tasks in a row, and at least as many as there are workers, must fail because of the
+store, after all their retries, before the rest is not tried any more."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,17 @@ def fan_out(
     """
     ((name, references),) = mapped.items()
     states = _States[Reference, Result](references)
-    _run_pending(task, name, states, fixed, execution, on_done)
-    for _ in range(execution.max_retries):
-        if not states.revive_orphaned():
-            break
-        # One dead worker breaks a whole process pool, whatever Prefect's retries say: a new pool
-        # does what the old one left.
+    num_pending = len(references) + 1
+    while not states.is_outage(execution.workers) and 0 < len(states.pending) < num_pending:
+        num_pending = len(states.pending)
         _run_pending(task, name, states, fixed, execution, on_done)
+    # A dead worker takes its whole pool along. Which of those that ran then killed it shows when
+    # each runs alone.
+    alone = execution.model_copy(update={"workers": 1})
+    for number in states.take_suspects():
+        states.pending.append(number)
+        _run_pending(task, name, states, fixed, alone, on_done)
+        states.convict()
     return states.outcome()
 
 
@@ -81,32 +87,45 @@ class _States(Generic[Reference, Result]):
         self._references = references
         self._results: dict[int, Result] = {}
         self._errors: dict[int, BaseException] = {}
+        self._suspects: dict[int, BaseException] = {}
         self._num_failed_in_a_row = 0
         self.pending = deque(range(len(references)))
 
     def reference(self, number: int) -> Reference:
         return self._references[number]
 
+    def next_pending(self) -> int:
+        # After a failure from the other end: bad sectors and forbidden folders lie side by side,
+        # and must not look like a store that is down.
+        is_turn = self._num_failed_in_a_row % 2
+        return self.pending.pop() if is_turn else self.pending.popleft()
+
     def succeed(self, number: int, result: Result) -> None:
         self._results[number] = result
         self._num_failed_in_a_row = 0
 
     def fail(self, number: int, error: BaseException) -> None:
+        if is_dead_worker(error):
+            self._suspects[number] = error
+            return
         self._errors[number] = error
-        # Other errors are of this one reference, and a dead worker is not the store's fault.
-        if is_transient(error) and not is_dead_worker(error):
+        # Other errors are of this one reference.
+        if is_transient(error) or isinstance(error, StorageError):
             self._num_failed_in_a_row += 1
 
     def is_outage(self, workers: int) -> bool:
         return self._num_failed_in_a_row >= max(workers, FEWEST_FAILURES_OF_AN_OUTAGE)
 
-    def revive_orphaned(self) -> bool:
-        """Make pending again what died with its worker, and tell whether there was any."""
-        orphaned = [number for number, error in self._errors.items() if is_dead_worker(error)]
-        for number in orphaned:
-            del self._errors[number]
-        self.pending.extend(sorted(orphaned))
-        return bool(orphaned)
+    def take_suspects(self) -> list[int]:
+        """Those that ran when their pool died; they are forgotten here."""
+        suspects = sorted(self._suspects)
+        self._suspects = {}
+        return suspects
+
+    def convict(self) -> None:
+        """Make what is suspected a failure for good."""
+        self._errors |= self._suspects
+        self._suspects = {}
 
     def outcome(self) -> Outcome[Reference, Result]:
         return Outcome(
@@ -127,42 +146,61 @@ def _run_pending(
     execution: ExecutionSettings,
     on_done: Callable[[Reference], None] | None,
 ) -> None:
-    """Keep every worker busy until nothing is pending, or until everything fails."""
+    """Keep every worker busy until nothing is pending, everything fails, or the pool is dead."""
     finished: SimpleQueue[PrefectFuture[Result]] = SimpleQueue()
     running: dict[PrefectFuture[Result], int] = {}
+    is_alive = True
 
-    def submit(number: int) -> None:
+    def submit(number: int) -> bool:
         parameters = {name: states.reference(number), **fixed}
         try:
             future = runner.submit(task, parameters)
-        except BrokenExecutor as error:
-            states.fail(number, error)
-        else:
-            running[future] = number
-            future.add_done_callback(finished.put)
+        except BrokenExecutor:
+            states.pending.appendleft(number)
+            return False
+        running[future] = number
+        future.add_done_callback(finished.put)
+        return True
 
     def note_next() -> None:
         future = finished.get()
         number = running.pop(future)
         try:
             states.succeed(number, future.result())
+        except (KeyboardInterrupt, TerminationSignal):
+            raise  # somebody wants the run to end, whatever became of this task
         except BaseException as error:
             states.fail(number, error)
         else:
             if on_done is not None:
                 on_done(states.reference(number))
 
-    with task_runner(execution) as runner:
-        while running or (states.pending and not states.is_outage(execution.workers)):
+    with _started(execution) as runner:
+        while running or (is_alive and states.pending and not states.is_outage(execution.workers)):
             # No more than can run at once: what has been submitted cannot be called back.
             while (
-                states.pending
+                is_alive
+                and states.pending
                 and len(running) < execution.workers
                 and not states.is_outage(execution.workers)
             ):
-                submit(states.pending.popleft())
+                is_alive = submit(states.next_pending())
             if running:
                 note_next()
+
+
+@contextmanager
+def _started(execution: ExecutionSettings) -> Iterator[TaskRunner[Any]]:
+    runner = task_runner(execution)
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(runner)
+        except OSError as error:
+            where = execution.cluster_address or "this machine"
+            raise ClusterError(
+                f"no {execution.task_runner} cluster answers at {where}: {error}"
+            ) from error
+        yield started
 
 
 def task_runner(execution: ExecutionSettings) -> TaskRunner[Any]:

@@ -10,7 +10,7 @@ from prefect import flow, task
 
 from config import ExecutionSettings
 from flows.fan_out import Outcome, fan_out, task_runner
-from tasks.errors import ClusterError
+from tasks.errors import ClusterError, StorageError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -48,11 +48,33 @@ def test_nothing_to_do_is_done() -> None:
 
 
 def test_rest_is_not_tried_while_the_store_is_down() -> None:
-    numbers = [2, -1, -2, -3, 4, 6]
+    numbers = [2, -1, -2, 4, 6, -3, -4]
     outcome = halves.fn(numbers, [], ExecutionSettings(workers=1))
     assert outcome.results == [1]
-    assert [failure.reference for failure in outcome.failures] == [-1, -2, -3]
-    assert outcome.untried == [4, 6]
+    assert [failure.reference for failure in outcome.failures] == [-1, -2, -4]
+    assert outcome.untried == [4, 6, -3]
+
+
+def test_faults_side_by_side_are_no_outage() -> None:
+    numbers = [-1, -2, -3, -4, -5, 2, 4]
+    outcome = halves.fn(numbers, [], ExecutionSettings(workers=1))
+    assert outcome.results == [1, 2]
+    assert [failure.reference for failure in outcome.failures] == [-1, -2, -3, -4, -5]
+
+
+@task
+def store(number: int) -> None:
+    raise StorageError("cannot write: No space left on device")
+
+
+@flow
+def full_disk() -> Outcome[int, None]:
+    return fan_out(store, {"number": list(range(9))}, {}, ExecutionSettings(workers=1))
+
+
+def test_full_disk_is_an_outage() -> None:
+    outcome = full_disk.fn()
+    assert (len(outcome.failures), len(outcome.untried)) == (3, 6)
 
 
 def test_faults_with_successes_between_them_are_no_outage() -> None:
@@ -89,6 +111,25 @@ def test_new_pool_does_what_a_dead_worker_left(tmp_path: os.PathLike[str]) -> No
     execution = ExecutionSettings(workers=2, task_runner="processes")
     outcome = doubles.fn(os.path.join(tmp_path, "died"), execution)
     assert outcome == Outcome(results=[22, 24, 26, 28, 30, 32], failures=[], untried=[])
+
+
+@task
+def die_of_13(number: int) -> int:
+    if number == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@flow
+def poisoned(execution: ExecutionSettings) -> Outcome[int, int]:
+    return fan_out(die_of_13, {"number": [13, 1, 2, 3, 4, 5]}, {}, execution)
+
+
+def test_only_what_kills_its_worker_fails() -> None:
+    outcome = poisoned.fn(ExecutionSettings(workers=2, task_runner="processes"))
+    assert outcome.results == [1, 2, 3, 4, 5]
+    assert [failure.reference for failure in outcome.failures] == [13]
+    assert outcome.untried == []
 
 
 def test_pool_that_always_dies_ends() -> None:

@@ -76,7 +76,9 @@ def find_clusters(
     return clusters, recall
 
 
-def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Figures:
+def measure(
+    num_items: int, settings: dict[str, Any], *, with_index: bool, with_keepers: bool
+) -> Figures:
     """Run the stages on a made-up night and say what they took."""
     with tempfile.TemporaryDirectory(prefix="neighbors-") as name:
         folder = Path(name)
@@ -93,8 +95,10 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
                 break
         cpu_seconds = time.process_time() - cpu_started
         peak = peak_bytes()
-        with stopwatch(seconds, "keepers"):
-            keepers = choose_keepers.fn(clusters, collection, config)
+        keepers = None
+        if with_keepers:
+            with stopwatch(seconds, "keepers"):
+                keepers = choose_keepers.fn(clusters, collection, config)
         peak_of_all = peak_bytes()
         if with_index:
             with stopwatch(seconds, "index"):
@@ -103,7 +107,7 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
         features = np.load(collection.features_url, mmap_mode="r")
         sizes = np.bincount(labels[labels >= 0], minlength=1)
         first_come = at_least = None
-        if num_items <= MOST_FOR_COUNTS:
+        if with_keepers and num_items <= MOST_FOR_COUNTS:
             with blas.one_thread():
                 first_come = count_first_come(features, labels, config.neighbors.eps)
                 at_least = count_at_least(features, labels, config.neighbors.eps)
@@ -119,13 +123,17 @@ def measure(num_items: int, settings: dict[str, Any], *, with_index: bool) -> Fi
             "peak_bytes_with_index": peak_bytes() if with_index else None,
             "clusters": clusters.num_clusters,
             "largest": int(sizes.max()),
-            "kept": num_items - keepers.num_removed,
+            "kept": None if keepers is None else num_items - keepers.num_removed,
             "kept_first_come": first_come,
             "kept_at_least": at_least,
-            "longest_distance": float(
-                storage.read_table(keepers.url, KEEPERS)["distance"].to_numpy().max(initial=0)
-            ),
+            "longest_distance": None if keepers is None else longest_distance(keepers.url),
         }
+
+
+def longest_distance(keepers_url: str) -> float:
+    """Largest distance of an image to its keeper."""
+    distances = storage.read_table(keepers_url, KEEPERS)["distance"].to_numpy()
+    return float(distances.max(initial=0))
 
 
 def count_first_come(features: Features, labels: NDArray[np.int32], eps: float) -> int:
@@ -225,7 +233,7 @@ def line(run: Figures) -> str:
         f"{run['images']:>9,} {run['depth']:>5} {run['recall']:>8.5f} {stages} "
         f"{run['seconds_to_clusters']:>8.1f} {run['cpu_seconds_to_clusters']:>8.1f} "
         f"{run['peak_bytes'] / 2**30:>5.2f} "
-        f"{run['clusters']:>9,} {run['largest']:>8,} {run['kept']:>8,} "
+        f"{run['clusters']:>9,} {run['largest']:>8,} {run['kept'] or '-':>8} "
         f"{run['kept_first_come'] or '-':>8} {run['kept_at_least'] or '-':>8}"
     )
 
@@ -254,13 +262,20 @@ def main() -> None:
     parser.add_argument("--scikit", type=int, nargs="*", default=SCIKIT_SIZES)
     parser.add_argument("--min-samples", type=int, default=2)
     parser.add_argument("--index", action="store_true", help="build the Annoy index too")
+    parser.add_argument("--without-keepers", action="store_true", help="stop at the clusters")
     parser.add_argument("--json", type=Path, help="file to add the figures to")
     args = parser.parse_args()
     settings = {"clusters": {"min_samples": args.min_samples}}
     figures = read_figures(args.json)
     print(HEADER, flush=True)
     for num_items in args.sizes:
-        run = in_own_process(measure, num_items, settings, with_index=args.index)
+        run = in_own_process(
+            measure,
+            num_items,
+            settings,
+            with_index=args.index,
+            with_keepers=not args.without_keepers,
+        )
         add(figures, "runs", run, args.json)
         print(line(run), flush=True)
     exponent = growth(figures["runs"])

@@ -92,10 +92,9 @@ def neighbors_section(result: Figures) -> str:
             f"{run['recall']:.6f}",
             f"{run['clusters']:,}",
             f"{run['largest']:,}",
-            f"{run['kept']:,}",
             *(
                 "-" if run[name] is None else f"{run[name]:,}"
-                for name in ("kept_first_come", "kept_at_least")
+                for name in ("kept", "kept_first_come", "kept_at_least")
             ),
         ]
         for run in result["runs"]

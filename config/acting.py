@@ -17,6 +17,10 @@ class GuardSettings(Settings):
     """Remove images whose keeper is no twin within eps (`keepers: first` makes such), and empty
     the quarantine of images whose keeper is gone."""
 
+    allow_gated: bool = False
+    """Remove images that the change gate judged by another frame (reason `within eps, gated`), so
+    that a small change, such as a dark car on a dark road, may not have been seen at all."""
+
     allow_unlocked: bool = False
     """Remove images on a store that ignores conditional writes, where no lock can hold."""
 

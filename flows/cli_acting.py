@@ -86,6 +86,10 @@ def apply(
         bool,
         typer.Option("--allow-orphans", help="Remove images whose keeper is farther than eps."),
     ] = False,
+    allow_gated: Annotated[
+        bool,
+        typer.Option("--allow-gated", help="Remove images that were judged by another frame."),
+    ] = False,
     allow_unlocked: Annotated[
         bool,
         typer.Option("--allow-unlocked", help="Act on a store where no lock can hold."),
@@ -115,6 +119,7 @@ def apply(
             "guards": {
                 "allow_partial": allow_partial or None,
                 "allow_orphans": allow_orphans or None,
+                "allow_gated": allow_gated or None,
                 "allow_unlocked": allow_unlocked or None,
                 "max_removed_fraction": max_removed_fraction,
                 "max_manifest_age": max_manifest_age,

@@ -12,7 +12,7 @@ from tasks.apply01_plan_actions import Places
 from tasks.apply03_lock_source import holder_of
 from tasks.distances import within
 from tasks.errors import GuardError
-from tasks.manifests import LoadedManifest
+from tasks.manifests import GATED, LoadedManifest
 from tasks.paths import partition_of, relative_to
 from tasks.stores import Store
 
@@ -70,6 +70,13 @@ def guards_of(
         is_met=num_orphans == 0 or waived.allow_orphans,
         finding=f"{num_orphans:,} images to remove have a keeper farther away than eps",
         setting="--allow-orphans",
+    )
+    num_gated = count_gated(manifest)
+    yield Guard(
+        name="own features",
+        is_met=num_gated == 0 or waived.allow_gated,
+        finding=f"{num_gated:,} images to remove were judged by the frame they stand on",
+        setting="--allow-gated",
     )
     shares = removed_fractions(manifest)
     worst = max(shares, key=lambda name: shares[name], default="")
@@ -147,6 +154,11 @@ def count_orphans(manifest: LoadedManifest) -> int:
     table = manifest.table
     removed = table.filter(pc.equal(table["action"], "remove"))
     return int((~within(removed["distance"].to_numpy(), manifest.summary.eps)).sum())
+
+
+def count_gated(manifest: LoadedManifest) -> int:
+    """Images to remove whose distance to the keeper is that of another frame."""
+    return pc.sum(pc.equal(manifest.table["reason"], GATED)).as_py() or 0
 
 
 def overall_fraction(manifest: LoadedManifest) -> float:

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from config import FeatureSettings, GateSettings
+from config import DedupConfig, FeatureSettings
 from tasks import storage
+from tasks.change_gate import FRAMES_PER_CHAIN
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.images import DECODER
 from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION, fingerprint
@@ -36,8 +37,7 @@ LEARNED = [
 ]
 """The columns of `schemas.FEATURES` that no inventory has, without the feature itself."""
 
-_NO_GATE = GateSettings()
-_GATE = "gate_max_change"
+_GATE = "gate"
 
 MAX_READERS = 16
 """Files read at a time, because a bucket's answer takes its time."""
@@ -61,7 +61,15 @@ def store_url(workspace_url: str, settings: FeatureSettings) -> str:
     return storage.join(workspace_url, "features", feature_fingerprint(settings))
 
 
-def feature_metadata(settings: FeatureSettings, gate: GateSettings = _NO_GATE) -> dict[str, str]:
+def gate_name(config: DedupConfig) -> str | None:
+    """Name all that decides which frame stands on which; None without a gate."""
+    if not config.gate.enabled:
+        return None
+    shaping = config.gate.model_dump(exclude={"enabled", "max_error"})
+    return fingerprint(shaping, config.source.partition_by, FRAMES_PER_CHAIN)
+
+
+def feature_metadata(settings: FeatureSettings, gate: str | None = None) -> dict[str, str]:
     """What every feature file says of itself."""
     return {
         "fingerprint": feature_fingerprint(settings),
@@ -69,13 +77,11 @@ def feature_metadata(settings: FeatureSettings, gate: GateSettings = _NO_GATE) -
         "settings": json.dumps(settings.model_dump(mode="json"), sort_keys=True),
         "decoder": DECODER,
         "schema_version": str(SCHEMA_VERSION),
-        **({_GATE: str(gate.max_change)} if gate.enabled else {}),
+        **({} if gate is None else {_GATE: gate}),
     }
 
 
-def settled_image_ids(
-    store: str, image_ids: pa.ChunkedArray, gate: GateSettings = _NO_GATE
-) -> pa.Array:
+def settled_image_ids(store: str, image_ids: pa.ChunkedArray, gate: str | None = None) -> pa.Array:
     """Those of some images that need no further look.
 
     They are all with a feature, and the unreadable ones that this very decoder could not read.
@@ -83,7 +89,7 @@ def settled_image_ids(
     Args:
         store: Folder of feature files.
         image_ids: The images asked about.
-        gate: Under which a feature may be that of another frame.
+        gate: Name of the gate under which a feature may be that of another frame.
 
     Returns:
         Their image_ids, in the order of the question.
@@ -105,15 +111,13 @@ def settled_image_ids(
     return image_ids.filter(pa.array(is_settled))
 
 
-def read_image_rows(
-    store: str, image_ids: pa.ChunkedArray, gate: GateSettings = _NO_GATE
-) -> pa.Table:
+def read_image_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None = None) -> pa.Table:
     """Read all but the features of some images.
 
     Args:
         store: Folder of feature files.
         image_ids: The images wanted.
-        gate: Under which a feature may be that of another frame.
+        gate: Name of the gate under which a feature may be that of another frame.
 
     Returns:
         A table of the columns `LEARNED`, at most one row per image: see `best_rows`.
@@ -132,13 +136,13 @@ def read_image_rows(
     return best_rows(pa.concat_tables([nothing, *read_store(store, learned)]))
 
 
-def read_gate_rows(store: str, image_ids: pa.ChunkedArray, gate: GateSettings) -> pa.Table:
+def read_gate_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None) -> pa.Table:
     """Read what a gate did with some images, even with those that were embedded after all.
 
     Args:
         store: Folder of feature files.
         image_ids: The images asked about.
-        gate: The gate.
+        gate: Its name.
 
     Returns:
         A table of the columns `LEARNED`, one row per image that the gate saw.
@@ -289,14 +293,14 @@ def _read_file(
 
 
 def _without_strange_stand_ins(
-    rows: pa.Table, metadata: Mapping[str, str], gate: GateSettings
+    rows: pa.Table, metadata: Mapping[str, str], gate: str | None
 ) -> pa.Table:
     """Leave out what stands on another frame, unless this very gate let it."""
     return rows if _is_of(gate, metadata) else rows.filter(pc.is_null(rows["stands_on"]))
 
 
-def _is_of(gate: GateSettings, metadata: Mapping[str, str]) -> bool:
-    return gate.enabled and metadata.get(_GATE) == str(gate.max_change)
+def _is_of(gate: str | None, metadata: Mapping[str, str]) -> bool:
+    return gate is not None and metadata.get(_GATE) == gate
 
 
 def _positions_of(image_ids: pa.ChunkedArray) -> dict[str, int]:

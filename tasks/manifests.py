@@ -69,6 +69,10 @@ class _Metadata(BaseModel):
     gate: Json[GateCheck] | None = None
 
 
+GATED = "within eps, gated"
+"""Reason of an image that goes because of the feature of a frame it, or its keeper, stands on."""
+
+
 def manifest_url_of(workspace_url: str, run_id: str) -> str:
     """Where the manifest of a run lies."""
     return storage.join(storage.absolute_url(workspace_url), "runs", run_id, "manifest.parquet")

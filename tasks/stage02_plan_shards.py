@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from config import DedupConfig
 from tasks import storage
 from tasks.change_gate import chain_lengths, shard_lengths
-from tasks.feature_store import settled_image_ids, store_url
+from tasks.feature_store import gate_name, settled_image_ids, store_url
 from tasks.references import Inventory, Shard
 from tasks.schemas import INVENTORY, SHARD, fingerprint
 from tasks.stage import stage
@@ -29,7 +29,7 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     workspace_url = storage.absolute_url(config.workspace_url)
     listed = storage.read_table(inventory.url, INVENTORY)
     store = store_url(workspace_url, config.features)
-    settled = settled_image_ids(store, listed["image_id"], config.gate)
+    settled = settled_image_ids(store, listed["image_id"], gate_name(config))
     pending = pending_images(listed, settled)
     logger.info(
         "%d of %d images are embedded already, %d to go",

@@ -17,7 +17,13 @@ from tasks import storage
 from tasks.change_gate import ChangeGate
 from tasks.distances import cosine_distances
 from tasks.errors import UnreadableImageError
-from tasks.feature_store import GONE, feature_fingerprint, feature_metadata, store_url
+from tasks.feature_store import (
+    GONE,
+    feature_fingerprint,
+    feature_metadata,
+    gate_name,
+    store_url,
+)
 from tasks.images import decode_image
 from tasks.machine import named_format
 from tasks.memo import Embed, Feature, FeatureMemo, Pixels, feature_memo
@@ -55,7 +61,7 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
         gate=change_gate(config.gate),
     )
     table = pa.Table.from_pylist(rows, schema=FEATURES)
-    table = table.replace_schema_metadata(feature_metadata(config.features, config.gate))
+    table = table.replace_schema_metadata(feature_metadata(config.features, gate_name(config)))
     workspace_url = storage.absolute_url(config.workspace_url)
     # Named by its images: the same shard, tried again, replaces its own file and no other.
     name = f"{fingerprint([image['image_id'] for image in images])}.parquet"

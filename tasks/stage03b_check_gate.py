@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from config import DedupConfig
 from tasks import storage
-from tasks.feature_store import read_gate_rows, store_url
+from tasks.feature_store import gate_name, read_gate_rows, store_url
 from tasks.references import GateCheck, Inventory
 from tasks.schemas import INVENTORY
 from tasks.stage import stage
@@ -20,7 +20,7 @@ def check_gate(inventory: Inventory, config: DedupConfig) -> GateCheck:
     """Measure the error of the gate over the night and decide whether to trust it."""
     listed = storage.read_table(inventory.url, INVENTORY, ["image_id"])
     store = store_url(storage.absolute_url(config.workspace_url), config.features)
-    rows = read_gate_rows(store, listed["image_id"], config.gate)
+    rows = read_gate_rows(store, listed["image_id"], gate_name(config))
     check = gate_check(rows, max_error=config.gate.max_error)
     logger.info(
         "gate: %d frames stand on another, largest error of %d samples %s, allowed %g",

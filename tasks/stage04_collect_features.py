@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from config import DedupConfig
 from tasks import storage
-from tasks.feature_store import iterate_features, read_image_rows, store_url
+from tasks.feature_store import gate_name, iterate_features, read_image_rows, store_url
 from tasks.paths import slug
 from tasks.references import Collection, GateCheck, Inventory
 from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, ITEMS, SCHEMA_VERSION, fingerprint
@@ -39,9 +39,7 @@ def collect_features(
     source_url = storage.absolute_url(config.source_url)
     store = store_url(workspace_url, config.features)
     listed = storage.read_table(inventory.url, INVENTORY)
-    rows = read_image_rows(
-        store, listed["image_id"], (config if is_gated else config.without_gate()).gate
-    )
+    rows = read_image_rows(store, listed["image_id"], gate_name(config) if is_gated else None)
     images = image_table(listed, rows)
     readable = images.filter(pc.is_valid(images["item_id"]))
 

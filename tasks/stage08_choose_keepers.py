@@ -129,6 +129,8 @@ def cover_keepers(
             is_covered = _any_within(features, some, kept, eps)
             near = adjacency(features, some, some[~is_covered], eps)
             kept = np.concatenate([kept, some[greedy_cover(near, ranks[some])]])
+        if not len(kept):
+            continue  # a damaged feature is not even near itself, and what has no twin stays
         others = np.setdiff1d(members, kept, assume_unique=True)
         for start in range(0, len(others), ROWS_AT_ONCE):
             some = others[start : start + ROWS_AT_ONCE]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError
-from tasks.manifests import DIGEST, manifest_digest
+from tasks.manifests import DIGEST, GATED, manifest_digest
 from tasks.references import (
     Clusters,
     Collection,
@@ -146,7 +146,7 @@ def reasons_to_remove(
     return pc.case_when(
         pc.make_struct(is_copy, pc.and_(is_within, is_gated), is_within),
         "exact copy",
-        "within eps, gated",
+        GATED,
         "within eps",
         "same cluster",
     )

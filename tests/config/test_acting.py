@@ -45,6 +45,7 @@ def test_only_the_manifest_is_needed_and_nothing_is_done_or_waived() -> None:
         "guards": {
             "allow_partial": False,
             "allow_orphans": False,
+            "allow_gated": False,
             "allow_unlocked": False,
             "max_removed_fraction": 0.98,
             "max_manifest_age": "7d",

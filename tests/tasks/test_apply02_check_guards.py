@@ -64,6 +64,9 @@ class TestGuardsOfTheManifest:
             "complete night": "complete night: complete (met)",
             "age of the manifest": "age of the manifest: written 0.0 days ago, at most 7 (met)",
             "twins": "twins: 0 images to remove have a keeper farther away than eps (met)",
+            "own features": (
+                "own features: 0 images to remove were judged by the frame they stand on (met)"
+            ),
             "share removed": "share removed: 60.00% of the readable images, at most 98.00% (met)",
             "share removed of a partition": (
                 "share removed of a partition: 60.00% of partition '', at most 98.00% (met)"
@@ -79,7 +82,7 @@ class TestGuardsOfTheManifest:
 
     @pytest.mark.parametrize("action", ["quarantine", "permanent"])
     def test_removing_looks_at_everything(self, night: WrittenNight, action: str) -> None:
-        assert len(guards(night, action=action)) == 5
+        assert len(guards(night, action=action)) == 6
 
     def test_partial_night_is_refused_unless_that_is_allowed(self, night: WrittenNight) -> None:
         partial = night.rewrite(night.rows, is_complete="false")
@@ -120,6 +123,18 @@ class TestGuardsOfTheManifest:
         assert (guard.is_met, guard.setting) == (False, "--allow-orphans")
         assert guard.finding == "3 images to remove have a keeper farther away than eps"
         assert guards(far, guards={"allow_orphans": True})["twins"].is_met
+
+    def test_gated_removal_is_refused_unless_that_is_allowed(self, night: WrittenNight) -> None:
+        assert guards(night)["own features"].is_met
+        rows = [
+            row | {"reason": "within eps, gated"} if row["action"] == "remove" else row
+            for row in night.rows
+        ]
+        gated = night.rewrite(rows)
+        guard = guards(gated)["own features"]
+        assert (guard.is_met, guard.setting) == (False, "--allow-gated")
+        assert guard.finding == "3 images to remove were judged by the frame they stand on"
+        assert guards(gated, guards={"allow_gated": True})["own features"].is_met
 
     @pytest.mark.parametrize(("most", "is_met"), [(0.6, True), (0.59, False), (0, False)])
     def test_shares(self, night: WrittenNight, most: float, is_met: bool) -> None:

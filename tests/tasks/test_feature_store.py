@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import FeatureSettings, GateSettings
+from config import FeatureSettings, load_config
 from tasks import feature_store, storage
 from tasks.errors import ArtifactError
 from tasks.feature_store import (
@@ -19,6 +19,7 @@ from tasks.feature_store import (
     best_rows,
     feature_fingerprint,
     feature_metadata,
+    gate_name,
     iterate_features,
     read_gate_rows,
     read_image_rows,
@@ -29,8 +30,7 @@ from tasks.feature_store import (
 from tasks.schemas import FEATURES
 
 SETTINGS = FeatureSettings()
-NO_GATE = GateSettings()
-GATE = GateSettings(enabled=True)
+GATE = "a gate"
 
 
 def feature_of(value: float) -> np.ndarray:
@@ -51,7 +51,7 @@ def write(
     name: str,
     *rows: dict[str, Any],
     decoder: str | None = None,
-    gate: GateSettings = NO_GATE,
+    gate: str | None = None,
     rows_per_group: int | None = None,
 ) -> None:
     """Write one feature file, by this decoder unless told otherwise."""
@@ -354,13 +354,12 @@ class TestStandIns:
         ("gate", "found"),
         [
             (GATE, ["a", "b", "c"]),
-            (NO_GATE, ["a", "c"]),
-            (GateSettings(enabled=True, max_change=15), ["a", "c"]),
-            (GateSettings(enabled=True, max_error=0.5, sample_fraction=0.5), ["a", "b", "c"]),
+            (None, ["a", "c"]),
+            ("another gate", ["a", "c"]),
         ],
     )
     def test_count_under_their_own_gate_only(
-        self, store: str, gate: GateSettings, found: list[str]
+        self, store: str, gate: str | None, found: list[str]
     ) -> None:
         wanted = ids("a", "b", "c")
         assert settled_image_ids(store, wanted, gate).to_pylist() == found
@@ -386,4 +385,21 @@ class TestStandIns:
         assert read_gate_rows(store, ids("c"), GATE)["gate_error"].to_pylist() == [
             pytest.approx(0.01)
         ]
-        assert read_gate_rows(store, ids("a", "b"), NO_GATE).num_rows == 0
+        assert read_gate_rows(store, ids("a", "b"), None).num_rows == 0
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"gate": {"enabled": True, "max_change": 15}},
+            {"gate": {"enabled": True, "sample_fraction": 0.5}},
+            {"gate": {"enabled": True}, "source": {"partition_by": "^(.)"}},
+        ],
+    )
+    def test_gate_is_named_by_all_that_shapes_it(self, other: dict[str, Any]) -> None:
+        urls = {"source_url": "/a", "workspace_url": "/b"}
+        name = gate_name(load_config(None, urls | {"gate": {"enabled": True}}))
+        assert name is not None
+        assert gate_name(load_config(None, urls)) is None
+        assert gate_name(load_config(None, urls | other)) not in (name, None)
+        checked = {"gate": {"enabled": True, "max_error": 0.5}}
+        assert gate_name(load_config(None, urls | checked)) == name

@@ -5,7 +5,7 @@ import pytest
 
 from config import DedupConfig, GateSettings
 from tasks import storage
-from tasks.feature_store import feature_metadata, store_url
+from tasks.feature_store import feature_metadata, gate_name, store_url
 from tasks.references import GateCheck, Inventory
 from tasks.schemas import FEATURES, INVENTORY
 from tasks.stage03b_check_gate import check_gate, gate_check
@@ -54,7 +54,7 @@ def test_check_reads_the_rows_of_the_night(place: str) -> None:
     table = pa.Table.from_pylist([common | row for row in learned], FEATURES)
     storage.publish_table(
         f"{store_url(workspace, config.features)}/1.parquet",
-        table.replace_schema_metadata(feature_metadata(config.features, config.gate)),
+        table.replace_schema_metadata(feature_metadata(config.features, gate_name(config))),
     )
     inventory_url = f"{workspace}/inventory.parquet"
     listed = [{"image_id": name, **common, "camera": "", "captured_at": 0} for name in "abc"]

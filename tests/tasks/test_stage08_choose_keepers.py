@@ -265,6 +265,12 @@ def test_pair_across_two_clusters_covers_nothing() -> None:
     assert keeper_of.tolist() == [1, -1, 3, -1, 3, -1]
 
 
+def test_damaged_feature_that_is_not_near_itself_is_kept() -> None:
+    features = np.array([[1, 0], [0, 0], [np.nan, 0]], np.float32)
+    keeper_of = cover_keepers(features, np.arange(3, dtype=np.int32), np.arange(3), eps=0.05)
+    assert keeper_of.tolist() == [-1, -1, -1]
+
+
 def test_no_images_have_no_keepers() -> None:
     nothing = np.empty(0, np.int32)
 

@@ -77,7 +77,7 @@ def find_clusters(
 
 
 def measure(
-    num_items: int, settings: dict[str, Any], *, with_index: bool, with_keepers: bool
+    num_items: int, settings: dict[str, Any], *, with_index: bool, with_keepers: bool = True
 ) -> Figures:
     """Run the stages on a made-up night and say what they took."""
     with tempfile.TemporaryDirectory(prefix="neighbors-") as name:

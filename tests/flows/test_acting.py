@@ -89,7 +89,7 @@ def test_dry_run_changes_nothing_and_says_what_it_would_do(written: WrittenNight
     assert (tree(written.source_url), tree(written.workspace_url)) == before
     assert (summary.is_dry_run, summary.num_planned, summary.num_done) == (True, 4, 0)
     assert len(summary.first_rows) == 4
-    assert [guard.rpartition(" ")[2] for guard in summary.guards] == ["(met)"] * 7
+    assert [guard.rpartition(" ")[2] for guard in summary.guards] == ["(met)"] * 8
 
 
 def test_delete_moves_into_quarantine_and_undo_puts_back(written: WrittenNight) -> None:
@@ -405,6 +405,18 @@ def test_guard_names_the_setting_that_lets_it_pass(
     assert setting in str(apply(night, execute=False, **settings).guards) or "NOT met" in str(
         apply(night, execute=False, **settings).guards
     )
+
+
+def test_gated_images_stay_unless_that_is_allowed(written: WrittenNight) -> None:
+    rows = [
+        row | {"reason": "within eps, gated"} if row["action"] == "remove" else row
+        for row in written.rows
+    ]
+    gated = written.rewrite(rows)
+    with pytest.raises(GuardError, match="--allow-gated lets it pass"):
+        apply(gated)
+    assert tree(gated.source_url) == gated.contents
+    assert apply(gated, guards={"allow_gated": True}).num_done == 4
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,7 +144,8 @@ def run(
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
     settings = settings.for_night(day.date() if day else _today(settings))
-    with explained_errors(), _shown_progress():
+    # Ray says on standard output that a worker died; there is room for the summary only.
+    with explained_errors(), _shown_progress(), redirect_stdout(sys.stderr):
         # Importing the stages takes about as long as the server takes to start.
         ensure_server(meanwhile=lambda: importlib.import_module("flows.dedup"))
         from flows.dedup import dedup

@@ -54,7 +54,15 @@ PARTS = (
     ),
     Part(
         "neighbors-million",
-        ("benchmarks.neighbors", "--sizes", "250000", "500000", "1000000", "--scikit"),
+        (
+            "benchmarks.neighbors",
+            "--sizes",
+            "250000",
+            "500000",
+            "1000000",
+            "--scikit",
+            "--without-keepers",
+        ),
         is_long=True,
         figures="neighbors",
     ),

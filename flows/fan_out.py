@@ -62,7 +62,8 @@ def fan_out(
         on_done: Called with each reference as soon as its task has finished well.
 
     Raises:
-        ClusterError: The package of the runner is not installed, or its cluster does not answer.
+        ClusterError: The package of the runner is not installed, its cluster does not answer, or
+            its workers take no task.
     """
     ((name, references),) = mapped.items()
     states = _States[Reference, Result](references)
@@ -70,6 +71,11 @@ def fan_out(
     while not states.is_outage(execution.workers) and 0 < len(states.pending) < num_pending:
         num_pending = len(states.pending)
         _run_pending(task, name, states, fixed, execution, on_done)
+    if states.pending and not states.is_outage(execution.workers):
+        raise ClusterError(
+            f"expected {execution.task_runner} to take {len(states.pending)} tasks, but a new pool "
+            "of workers refused each of them"
+        )
     # A dead worker takes its whole pool along. Which of those that ran then killed it shows when
     # each runs alone.
     alone = execution.model_copy(update={"workers": 1})

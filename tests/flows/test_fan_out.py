@@ -4,11 +4,15 @@ import errno
 import os
 import signal
 import sys
+from concurrent.futures import BrokenExecutor
+from typing import Any
 
 import pytest
 from prefect import flow, task
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from config import ExecutionSettings
+from flows import fan_out as module
 from flows.fan_out import Outcome, fan_out, task_runner
 from tasks.errors import ClusterError, StorageError
 
@@ -137,6 +141,19 @@ def test_pool_that_always_dies_ends() -> None:
     outcome = always_dying.fn(execution)
     assert outcome.results == []
     assert [failure.reference for failure in outcome.failures] == [1, 2, 3]
+
+
+class RefusingRunner(ThreadPoolTaskRunner[Any]):
+    def submit(self, *args: Any, **kwargs: Any) -> Any:
+        raise BrokenExecutor("no worker")
+
+
+def test_pool_that_takes_no_task_is_an_error_and_not_an_empty_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "task_runner", lambda execution: RefusingRunner())
+    with pytest.raises(ClusterError, match="expected threads to take 2 tasks, but a new pool"):
+        halves.fn([2, 4], [], ExecutionSettings(workers=1))
 
 
 @task

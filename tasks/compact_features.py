@@ -82,7 +82,6 @@ def compact_store(store_url: str, rows_per_file: int = ROWS_PER_FILE) -> Compact
         small = [file for file in files if file and 2 * file.num_rows < rows_per_file]
         for batch in batches(small, rows_per_file):
             merge(batch, store_url, pool)
-            logger.info("merged %d feature files of %s", len(batch), store_url)
     return Compaction(store_url, len(urls), len(storage.list_parquet(store_url)))
 
 
@@ -136,6 +135,7 @@ def merge(files: Sequence[SmallFile], store_url: str, pool: Executor) -> None:
     replaced = [file for file in files if file.url != url]
     # A shard that is embedded again replaces its file; then the state is another, and it stays.
     list(pool.map(lambda file: store_of(file.url).discard(file.url, file.state), replaced))
+    logger.info("merged %d feature files of %s", len(files), store_url)
 
 
 def read_rows(url: str) -> pa.Table | None:

@@ -1,6 +1,7 @@
 """Nights of any size that nobody has to embed: tiny files and a feature store made of noise."""
 
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,6 +80,9 @@ def fill_store(
                 "height": np.full(len(part), 480, np.int32),
                 "sharpness": np.linspace(0, 1, len(part), dtype=np.float32),
                 "feature": pa.FixedSizeListArray.from_arrays(features.ravel(), FEATURE_DIM),
+                "thumbnail": [
+                    some_thumbnail(rows_per_file * number + row) for row in range(len(part))
+                ],
                 **{name: pa.nulls(len(part), FEATURES.field(name).type) for name in EMPTY},
             },
             schema=FEATURES,
@@ -87,6 +91,14 @@ def fill_store(
             storage.join(store, f"synthetic-{number:06}.parquet"),
             table.replace_schema_metadata(feature_metadata(settings)),
         )
+
+
+def some_thumbnail(number: int) -> bytes:
+    """A JPEG of about 3 kB, as thumbnails of real frames are; another for each number."""
+    clouds = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
+    jpeg = io.BytesIO()
+    Image.fromarray(clouds).resize((160, 120), Image.Resampling.BILINEAR).save(jpeg, "JPEG")
+    return jpeg.getvalue()
 
 
 def _parts(files: Sequence[StoredFile], size: int) -> Iterator[Sequence[StoredFile]]:

@@ -29,8 +29,9 @@ from tasks.stores import FileState, store_of
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_FILE = 65_536
-"""Rows of a merged file: 128 MiB of features. A file of half as many is left as it is."""
+ROWS_PER_FILE = 32_768
+"""Rows of a merged file: 64 MiB of features and about twice that of thumbnails. A file of half as
+many is left as it is."""
 
 ROWS_PER_GROUP = 8_192
 """Rows that a reader has in memory at a time, and need not decode when it wants none of them."""
@@ -184,6 +185,14 @@ def content_digest(rows: pa.Table) -> str:
     metadata = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in FEATURES.names:
-        column = feature_digests(rows) if name == "feature" else rows[name]
-        digest.update(json.dumps(column.to_pylist()).encode())
+        digest.update(json.dumps(_plain_values(rows, name)).encode())
     return digest.hexdigest()[:32]
+
+
+def _plain_values(rows: pa.Table, name: str) -> list[object]:
+    if name == "feature":
+        return feature_digests(rows).to_pylist()  # type: ignore[no-any-return]
+    values = rows[name].to_pylist()
+    if name == "thumbnail":
+        return [value and hashlib.sha256(value).hexdigest() for value in values]
+    return values  # type: ignore[no-any-return]

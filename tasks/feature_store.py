@@ -35,7 +35,7 @@ LEARNED = [
     *("image_id", "sha256", "width", "height", "sharpness", "error"),
     *("stands_on", "gate_error"),
 ]
-"""The columns of `schemas.FEATURES` that no inventory has, without the feature itself."""
+"""The columns of `schemas.FEATURES` that no inventory has, without feature and thumbnail."""
 
 _GATE = "gate"
 
@@ -237,6 +237,37 @@ def iterate_features(
             f"expected a feature of each of {rows.num_rows} images, found none of "
             f"{is_missing.sum()}, such as {example}: {store}"
         )
+
+
+def iterate_thumbnails(
+    store: str, image_ids: pa.ChunkedArray
+) -> Iterator[tuple[NDArray[np.int64], list[bytes]]]:
+    """Read the thumbnails of some images.
+
+    Args:
+        store: Folder of feature files.
+        image_ids: The images wanted.
+
+    Yields:
+        `(n,)` int64 positions in `image_ids` and the JPEGs there; each position at most once. What
+        was never readable has none.
+    """
+    position_of = _positions_of(image_ids)
+
+    def thumbnails(table: storage.OpenTable, group: int) -> tuple[NDArray[np.int64], list[bytes]]:
+        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        if (positions < 0).all():
+            return positions[:0], []
+        found = table.read(group, ["thumbnail"])["thumbnail"]
+        has_thumbnail = (positions >= 0) & found.is_valid().to_numpy()
+        return positions[has_thumbnail], found.filter(pa.array(has_thumbnail)).to_pylist()
+
+    is_missing = np.ones(len(image_ids), bool)
+    for found_at, found in read_store(store, thumbnails):
+        positions, first = np.unique(found_at, return_index=True)
+        is_new = is_missing[positions]
+        is_missing[positions] = False
+        yield positions[is_new], [found[at] for at in first[is_new]]
 
 
 def read_store(store: str, read: Callable[[storage.OpenTable, int], Result]) -> Iterator[Result]:

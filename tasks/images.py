@@ -56,6 +56,8 @@ class DecodedImage:
     """Height of the upright image in pixels, before any scaling."""
     sharpness: float
     """See `sharpness_of`, measured at 448 x 448; larger is sharper."""
+    thumbnail: bytes
+    """See `make_thumbnail`."""
 
 
 def decode_image(content: bytes, *, image_size: int, max_pixels: int) -> DecodedImage:
@@ -88,11 +90,7 @@ def make_thumbnail(content: bytes, *, max_pixels: int) -> bytes:
     with _readable(content, max_pixels) as image, _turn(image):
         orientation = _orientation(image)
         image.draft(None, (2 * _THUMBNAIL_SIZE, 2 * _THUMBNAIL_SIZE))
-        small = _to_rgb(image)
-        small.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
-        jpeg = io.BytesIO()
-        _upright(small, orientation).save(jpeg, "JPEG", quality=75)
-    return jpeg.getvalue()
+        return _thumbnail(_to_rgb(image), orientation)
 
 
 @contextmanager
@@ -136,7 +134,18 @@ def _decode(image: Image.Image, image_size: int) -> DecodedImage:
         width=width,
         height=height,
         sharpness=sharpness_of(np.asarray(luma)),
+        thumbnail=_thumbnail(rgb, orientation),
     )
+
+
+def _thumbnail(rgb: Image.Image, orientation: int) -> bytes:
+    scale = min(1.0, _THUMBNAIL_SIZE / max(rgb.size))
+    size = max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale))
+    # A box filter does the most of it: a third of the time, and nobody sees it at this size.
+    small = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
+    jpeg = io.BytesIO()
+    _upright(small, orientation).save(jpeg, "JPEG", quality=70)
+    return jpeg.getvalue()
 
 
 def sharpness_of(luma: NDArray[np.uint8]) -> float:

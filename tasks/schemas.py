@@ -8,7 +8,7 @@ import pyarrow as pa
 FEATURE_DIM = 512
 """Length of a feature: the channels of VGG16's last convolution block."""
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when the columns or meaning of an artifact change, so that older ones are not mixed in."""
 
 _TIME = pa.timestamp("us", tz="UTC")
@@ -49,6 +49,7 @@ FEATURES = pa.schema(
         pa.field("error", pa.string()),
         pa.field("stands_on", pa.string()),
         pa.field("gate_error", pa.float32()),
+        pa.field("thumbnail", pa.binary()),
     ]
 )
 

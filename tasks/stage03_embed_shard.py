@@ -242,5 +242,10 @@ def read_image(image: Row, read: Read, settings: FeatureSettings) -> tuple[Row, 
     except UnreadableImageError as error:
         row["error"] = str(error)
         return row, None
-    row.update(width=decoded.width, height=decoded.height, sharpness=decoded.sharpness)
+    row.update(
+        width=decoded.width,
+        height=decoded.height,
+        sharpness=decoded.sharpness,
+        thumbnail=decoded.thumbnail,
+    )
     return row, decoded.pixels

@@ -31,7 +31,7 @@ def row(image_id: str, value: float = 1.0, /, **values: Any) -> dict[str, Any]:
     known = {"image_id": image_id, "url": f"/{image_id}.jpg", "size_bytes": 1, "etag": "e"}
     if "error" in values:
         return known | values
-    read = {"sha256": "ab", "width": 4, "height": 3, "sharpness": 0.5}
+    read = {"sha256": "ab", "width": 4, "height": 3, "sharpness": 0.5, "thumbnail": b"small"}
     return known | read | {"feature": np.full(512, value, np.float32)} | values
 
 
@@ -152,14 +152,10 @@ def test_metadata_is_in_the_name(tmp_path: Path) -> None:
             )
         )
     )
-    digests.add(
-        content_digest(
-            pa.Table.from_pylist([row("a", sharpness=1.0)], FEATURES).replace_schema_metadata(
-                {"decoder": "a"}
-            )
-        )
-    )
-    assert len(digests) == 4
+    for other in (row("a", sharpness=1.0), row("a", thumbnail=b"other")):
+        table = pa.Table.from_pylist([other], FEATURES)
+        digests.add(content_digest(table.replace_schema_metadata({"decoder": "a"})))
+    assert len(digests) == 5
 
 
 class Killed(BaseException):

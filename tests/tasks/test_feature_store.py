@@ -21,6 +21,7 @@ from tasks.feature_store import (
     feature_metadata,
     gate_name,
     iterate_features,
+    iterate_thumbnails,
     read_gate_rows,
     read_image_rows,
     read_store,
@@ -403,3 +404,28 @@ class TestStandIns:
         assert gate_name(load_config(None, urls | other)) not in (name, None)
         checked = {"gate": {"enabled": True, "max_error": 0.5}}
         assert gate_name(load_config(None, urls | checked)) == name
+
+
+class TestThumbnails:
+    def test_are_found_wherever_they_lie(self, place: str) -> None:
+        write(place, "1", row("a", thumbnail=b"A"), row("b", error="empty file"))
+        write(place, "2", row("c", thumbnail=b"C"), row("a", thumbnail=b"A"))
+
+        assert thumbnails(place, "c", "b", "unknown", "a") == {0: b"C", 3: b"A"}
+
+    def test_an_image_read_at_the_second_try_has_that_one(self, place: str) -> None:
+        write(place, "1", row("a", error=GONE))
+        write(place, "2", row("a", thumbnail=b"A"))
+
+        assert thumbnails(place, "a") == {0: b"A"}
+
+    def test_of_an_empty_store_are_none(self, place: str) -> None:
+        assert thumbnails(place, "a") == {}
+
+
+def thumbnails(store: str, *image_ids: str) -> dict[int, bytes]:
+    return {
+        position: thumbnail
+        for positions, found in iterate_thumbnails(store, ids(*image_ids))
+        for position, thumbnail in zip(positions.tolist(), found, strict=True)
+    }

@@ -567,6 +567,17 @@ def test_thumbnail_is_upright(orientation: int) -> None:
     assert differences(thumbnail, decoded(encoded(photo()))).mean() < 4
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_decoding_makes_the_thumbnail_on_the_way(orientation: int) -> None:
+    content = stored_photo(orientation, "JPEG")
+
+    thumbnail = decoded(decoded(content).thumbnail)
+
+    alone = decoded(make_thumbnail(content, max_pixels=MAX_PIXELS))
+    assert (thumbnail.width, thumbnail.height) == (160, 106)
+    assert differences(thumbnail, alone).mean() < 2
+
+
 def test_thumbnail_of_a_transparent_image_is_white() -> None:
     content = make_thumbnail(encoded(flat("RGBA", (0, 0, 0, 0))), max_pixels=MAX_PIXELS)
 

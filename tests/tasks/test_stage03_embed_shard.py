@@ -17,6 +17,7 @@ from config import DedupConfig, FeatureSettings, GateSettings
 from tasks import storage
 from tasks.change_gate import ChangeGate
 from tasks.feature_store import feature_metadata, store_url
+from tasks.images import make_thumbnail
 from tasks.memo import FeatureMemo
 from tasks.schemas import FEATURES, SHARD
 from tasks.stage02_plan_shards import publish_plan
@@ -24,7 +25,9 @@ from tasks.stage03_embed_shard import change_gate, embed_images, embed_shard, re
 
 Row = dict[str, Any]
 SETTINGS = FeatureSettings(image_size=32, max_file_bytes=1_000, max_image_pixels=10_000)
-UNREAD = dict.fromkeys(("width", "height", "sharpness", "feature", "stands_on", "gate_error"))
+UNREAD = dict.fromkeys(
+    ("width", "height", "sharpness", "feature", "stands_on", "gate_error", "thumbnail")
+)
 
 
 def png(red: int, width: int = 40, height: int = 30) -> bytes:
@@ -98,6 +101,7 @@ def test_readable_image_becomes_a_whole_row(place: str) -> None:
         "error": None,
         "stands_on": None,
         "gate_error": None,
+        "thumbnail": make_thumbnail(content, max_pixels=SETTINGS.max_image_pixels),
     }
     assert {*row, "feature"} == {*FEATURES.names, "camera"}
 

@@ -280,7 +280,7 @@ class TestWriteManifest:
             "recall": "0.9995",
             "is_search_exact": "false",
             "num_ignored": '{"hidden": 2}',
-            "schema_version": "2",
+            "schema_version": "3",
         }
 
     def test_digest_covers_what_it_says_of_itself(self, tmp_path: Path) -> None:

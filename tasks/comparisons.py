@@ -40,7 +40,13 @@ def are_within(a: Features, b: Features, eps: float) -> NDArray[np.bool_]:
     Returns:
         `(R, C)` bool, exactly what `cosine_distances` and `within` say of each pair.
     """
-    products = a @ b.T
+    return are_within_by(a @ b.T, a, b, eps)
+
+
+def are_within_by(
+    products: NDArray[np.float32], a: Features, b: Features, eps: float
+) -> NDArray[np.bool_]:
+    """The same as `are_within`, where `(R, C)` products `a @ b.T` are at hand."""
     near = products >= _surely(eps)
     i, j = np.nonzero((products >= _possibly(eps)) & ~near)
     near[i, j] = within(pair_distances(a, b, i, j), eps)

@@ -144,6 +144,13 @@ class Keepers:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """What would be kept at other values of eps."""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The decision of a run."""
 

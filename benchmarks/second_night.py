@@ -3,6 +3,7 @@
 Runs `dedup run` over a folder of images, adds more images to it, runs it again, and once more with
 nothing new, which shows the cost that does not depend on the images. The images are copies of those
 of a given folder, or the demo's photographs, each at another brightness so that no two are equal.
+All nights use one Prefect server, as a schedule does.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from typing import Any
 
 from PIL import ImageEnhance
 
+import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from benchmarks.demo_night import lay_out_night
 from benchmarks.synthetic_night import read_pictures
+from flows.temporary_server import ensure_server
 
 NIGHTS = ("first night", "second night", "nothing new")
 
@@ -35,6 +38,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    ensure_server(lambda: None)
     with tempfile.TemporaryDirectory(prefix="dedup-bench-") as folder:
         photographs = options.folder or Path(folder, "photographs")
         if options.folder is None:

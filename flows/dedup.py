@@ -13,6 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 
 from config import ApplyConfig, DedupConfig
+from flows.artifacts import ProgressArtifact, show_report, show_shards
 from flows.fan_out import Outcome, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
@@ -96,6 +97,7 @@ def dedup(config: DedupConfig) -> Summary:
         build_index(collection, config)  # for users to query; no decision waits for it
     num_embedded = sum(file.num_embedded for file in feature_files)
     summary = write_report(manifest, config, num_embedded, seconds)
+    show_report(summary.report_url)
     hand_over(summary, config)
     return summary
 
@@ -125,14 +127,16 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
         ],
         retry_jitter_factor=0.5,
     )
-    watcher().start(sum(shard.num_images for shard in shards))
+    progress = ProgressArtifact(watcher())
+    progress.start(sum(shard.num_images for shard in shards))
     outcome = fan_out(
         task,
         {"shard": shards},
         {"config": config},
         execution,
-        on_done=lambda shard: watcher().advance(shard.num_images),
+        on_done=lambda shard: progress.advance(shard.num_images),
     )
+    show_shards(outcome)
     for failure in outcome.failures:
         logger.error("shard %d failed: %r", failure.reference.number, failure.error)
     if outcome.failures:

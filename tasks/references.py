@@ -36,6 +36,8 @@ class FeatureFile:
     num_unreadable: int
     num_embedded: int
     """Images that got a feature in it; exact copies go through VGG16 once."""
+    seconds: float
+    """Wall time of the task that wrote it."""
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
         num_images=len(rows),
         num_unreadable=num_unreadable,
         num_embedded=len(rows) - num_unreadable - num_gated,
+        seconds=round(seconds, 3),
     )
 
 

@@ -13,7 +13,7 @@ ANNOY_FLAGS := -O3,-std=c++14,-DANNOYLIB_MULTITHREADED_BUILD
 endif
 
 .PHONY: help install demo test test-slow faults check lint bench bench-full bench-quality \
-	bench-gate bench-rivals bench-acting lock clean
+	bench-gate bench-rivals bench-acting browser lock clean
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -33,8 +33,11 @@ install: .venv/installed  ## make .venv with the dedup command in it
 demo: install  ## run the nightly job on a small night of real photographs
 	$(BIN)/python -m benchmarks.demo
 
-test: install  ## run the tests (under ten minutes)
+test: install browser  ## run the tests (under ten minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not faults"
+
+browser:  ## install Debian's Chromium for the tests of the report, where there is none
+	command -v chromium >/dev/null || (apt-get -q update && apt-get -q -y install chromium)
 
 test-slow: install  ## run the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -69,6 +69,11 @@ PARTS = (
     Part("overhead", ("benchmarks.overhead", "--images", "500")),
     Part("overhead-10000", ("benchmarks.overhead", "--images", "10000"), is_long=True),
     Part("second-night", ("benchmarks.second_night", "--images", "300", "--dtype", "auto")),
+    Part(
+        "second-night-6000",
+        ("benchmarks.second_night", "--images", "6000", "--dtype", "auto"),
+        is_long=True,
+    ),
     Part("large-night", ("benchmarks.large_night", "--images", "100000"), is_long=True),
 )
 

@@ -28,6 +28,7 @@ from config import FeatureSettings
 from tasks import storage
 
 IMAGE_SIZE = 32
+DTYPE = "float32"
 IMAGES_PER_PIECE = 20
 ROWS_PER_FILE = 64
 MEBIBYTE = 2**20
@@ -51,11 +52,12 @@ def main() -> None:
         source, workspace = Path(folder, "source"), Path(folder, "workspace")
         lay_out_pieces(source, Path(folder, "photographs"), options.images)
         files = storage.list_files(storage.absolute_url(str(source)))
-        settings = FeatureSettings(image_size=IMAGE_SIZE)
+        settings = FeatureSettings(image_size=IMAGE_SIZE, dtype=DTYPE)
         fill_store(str(workspace), settings, files[: -options.embedded or None], ROWS_PER_FILE)
         model = peak_of([sys.executable, "-c", MODEL_ALONE])
         dedup = str(Path(sys.executable).parent / "dedup")
-        arguments = [str(source), "--workspace", str(workspace), "--image-size", str(IMAGE_SIZE)]
+        arguments = [str(source), "--workspace", str(workspace)]
+        arguments += ["--image-size", str(IMAGE_SIZE), "--dtype", DTYPE]
         if options.partitions:
             arguments += ["--partition-by", "^([^/]+)/"]
         run = peak_of([dedup, "run", *arguments, "--json"])

@@ -71,11 +71,11 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
     num_gated = len(rows) - table["stands_on"].null_count
     seconds = time.perf_counter() - started
     logger.info(
-        "shard %d: %d images, %d unreadable, %d stand on another, %.1f images/s",
+        "shard %d: %d images, %d unreadable%s, %.1f images/s",
         shard.number,
         len(rows),
         num_unreadable,
-        num_gated,
+        f", {num_gated} stand on another" if config.gate.enabled else "",
         len(rows) / seconds,
     )
     return FeatureFile(

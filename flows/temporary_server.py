@@ -27,12 +27,13 @@ def ensure_server(meanwhile: Callable[[], object]) -> None:
     Raises:
         ServerError: The configured server does not answer, or the temporary one does not start.
     """
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
     if configured := PREFECT_API_URL.value():
         _check_answers(configured)
         return
+    from prefect.server.api.server import SubprocessASGIServer
+
     server = SubprocessASGIServer()  # the very one that Prefect's client will find running
     with ThreadPoolExecutor(1) as waiting:
         started = waiting.submit(server.start)

@@ -116,7 +116,7 @@ def nearest_pivots(
     Returns:
         `(stop - start, min(depth, P))` uint16, the nearest one first.
     """
-    rank = partial(_rank_pivots, pivots=pivots, depth=min(depth, len(pivots)))
+    rank = partial(rank_pivots, pivots=pivots, depth=min(depth, len(pivots)))
     # Blocks of a fixed size, so that the last bits of a product never depend on the workers.
     blocks = [
         features[row : min(row + _ROWS_AT_ONCE, stop)] for row in range(start, stop, _ROWS_AT_ONCE)
@@ -125,7 +125,17 @@ def nearest_pivots(
         return np.concatenate(list(pool.map(rank, blocks)))
 
 
-def _rank_pivots(rows: Features, *, pivots: Features, depth: int) -> NDArray[np.uint16]:
+def rank_pivots(rows: Features, *, pivots: Features, depth: int) -> NDArray[np.uint16]:
+    """Find the nearest pivots of each row.
+
+    Args:
+        rows: `(R, D)` float32 of unit length.
+        pivots: `(P, D)` likewise, P at most 65,536.
+        depth: Pivots to find, at most P.
+
+    Returns:
+        `(R, depth)` uint16, the nearest one first.
+    """
     farness = -(rows @ pivots.T)
     nearest = np.argpartition(farness, depth - 1, axis=1)[:, :depth]
     order = np.argsort(np.take_along_axis(farness, nearest, axis=1), axis=1, kind="stable")

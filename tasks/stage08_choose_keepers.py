@@ -25,6 +25,7 @@ from tasks.distances import within
 from tasks.references import Clusters, Collection, Keepers
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
 from tasks.stage import stage
+from tasks.stage05_plan_cells import rank_pivots
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ Ranks = NDArray[np.int64]
 
 _WINDOW = 16_384
 """Items of a cluster that are covered together: their adjacency is 32 MiB of bits."""
+
+_ITEMS_PER_CELL = 4_096
+"""Items at home in one cell of a cluster that is larger than a window."""
+
+_CELLS_OF_AN_ITEM = 8
+"""An item of such a cluster may go for the keepers that are in one of its nearest cells."""
 
 
 @stage("choose_keepers")
@@ -107,8 +114,9 @@ def cover_keepers(
 
     Greedy cover (Chvátal, 1979): the image that covers most images not covered yet is kept next;
     the better one of equals. Afterwards every image that is not kept gets its nearest keeper. A
-    cluster of more than `window` images is covered window by window, in the order of its items,
-    after the keepers of earlier windows have covered what they can.
+    cluster of more than `window` images is divided into cells of images near each other. They are
+    covered one after the other, after the keepers of earlier cells have covered what they can, and
+    an image goes for the nearest of the keepers that are in its cell or guests of it.
 
     Args:
         features: `(N, D)` float32 of unit length; may be a memory map.
@@ -123,19 +131,79 @@ def cover_keepers(
     """
     keeper_of = np.full(len(labels), -1, np.int64)
     for members in members_of_clusters(labels):
-        kept = np.empty(0, np.int64)
-        for start in range(0, len(members), window):
-            some = members[start : start + window]
-            is_covered = _any_within(features, some, kept, eps)
-            near = adjacency(features, some, some[~is_covered], eps)
-            kept = np.concatenate([kept, some[greedy_cover(near, ranks[some])]])
-        if not len(kept):
-            continue  # a damaged feature is not even near itself, and what has no twin stays
-        others = np.setdiff1d(members, kept, assume_unique=True)
-        for start in range(0, len(others), ROWS_AT_ONCE):
-            some = others[start : start + ROWS_AT_ONCE]
-            keeper_of[some] = nearest_keepers(features, some, kept, ranks[kept], eps=eps)
+        cells_of = cells_of_members(features, members, window)
+        is_kept = np.zeros(len(members), np.bool_)
+        for home, is_near in iterate_members(cells_of):
+            for start in range(0, len(home), window):
+                some = home[start : start + window]
+                keepers = members[is_kept & is_near]
+                chosen = cover(features, members[some], keepers, ranks, eps=eps)
+                is_kept[some[chosen]] = True
+        for home, is_near in iterate_members(cells_of):
+            keepers = members[is_kept & is_near]
+            others = members[home[~is_kept[home]]]
+            # A damaged feature is not even near itself, and what has no twin stays.
+            for start in range(0, len(others) if len(keepers) else 0, ROWS_AT_ONCE):
+                rest = others[start : start + ROWS_AT_ONCE]
+                keeper_of[rest] = nearest_keepers(features, rest, keepers, ranks[keepers], eps=eps)
     return keeper_of
+
+
+def cells_of_members(features: Features, members: Items, window: int) -> NDArray[np.uint16]:
+    """Say in which cells the items of a cluster are.
+
+    Args:
+        features: `(N, D)` float32 of unit length.
+        members: `(M,)` items of one cluster.
+        window: A cluster of at most so many items is one cell.
+
+    Returns:
+        `(M, depth)` uint16, at most 8 cells for each item, that of its nearest pivot first.
+    """
+    if len(members) <= window:
+        return np.zeros((len(members), 1), np.uint16)
+    pivots = features[members[:: min(_ITEMS_PER_CELL, window)]]
+    depth = min(_CELLS_OF_AN_ITEM, len(pivots))
+    blocks = (
+        members[start : start + ROWS_AT_ONCE] for start in range(0, len(members), ROWS_AT_ONCE)
+    )
+    return np.concatenate(
+        [rank_pivots(features[block], pivots=pivots, depth=depth) for block in blocks]
+    )
+
+
+def iterate_members(
+    cells_of: NDArray[np.uint16],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+    """Go through the cells of a cluster.
+
+    Args:
+        cells_of: `(M, depth)` as `cells_of_members` returns it.
+
+    Yields:
+        The positions at home in a cell, and `(M,)` which are in it, at home or as guests.
+    """
+    for cell in range(int(cells_of.max()) + 1):
+        is_in = cells_of == cell
+        yield np.flatnonzero(is_in[:, 0]), is_in.any(axis=1)
+
+
+def cover(features: Features, items: Items, keepers: Items, ranks: Ranks, *, eps: float) -> Items:
+    """Choose which of some items are kept besides those that are already.
+
+    Args:
+        features: `(N, D)` float32 of unit length.
+        items: `(n,)` items to cover.
+        keepers: Items that are kept.
+        ranks: `(N,)` int64, 0 for the best image.
+        eps: Largest cosine distance to a keeper.
+
+    Returns:
+        Positions in `items`, in the order in which they were chosen.
+    """
+    is_covered = _any_within(features, items, keepers, eps)
+    near = adjacency(features, items, items[~is_covered], eps)
+    return greedy_cover(near, ranks[items])
 
 
 def members_of_clusters(labels: Labels) -> Iterator[Items]:

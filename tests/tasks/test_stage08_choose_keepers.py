@@ -19,10 +19,12 @@ from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
 from tasks.stage07_cluster_images import are_large, dbscan_labels
 from tasks.stage08_choose_keepers import (
     adjacency,
+    cells_of_members,
     choose_keepers,
     cover_keepers,
     first_keepers,
     greedy_cover,
+    iterate_members,
     members_of_clusters,
     nearest_keepers,
     paired_distances,
@@ -390,3 +392,32 @@ def test_choose_keepers_publishes_exact_distances(
     assert table["image_id"].to_pylist() == goes
     assert table["keeper_id"].to_pylist() == stays
     assert table["distance"].to_pylist() == pytest.approx(distances)
+
+
+def test_small_cluster_is_one_cell() -> None:
+    cells_of = cells_of_members(angles(*range(4)), np.array([0, 2, 3]), window=3)
+
+    assert cells_of.tolist() == [[0], [0], [0]]
+
+
+def test_large_cluster_is_divided_into_cells_of_what_is_near() -> None:
+    features = angles(0, 1, 40, 41, 80, 81)
+
+    # Pivots are every second of the members: at 0, 40 and 80 degrees.
+    cells_of = cells_of_members(features, np.arange(6), window=2)
+
+    assert cells_of.tolist() == [[0, 1, 2], [0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0], [2, 1, 0]]
+    homes = [home.tolist() for home, _ in iterate_members(cells_of[:, :2])]
+    guests = [np.flatnonzero(is_in).tolist() for _, is_in in iterate_members(cells_of[:, :2])]
+    assert homes == [[0, 1], [2, 3], [4, 5]]
+    assert guests == [[0, 1, 2], [0, 1, 2, 3, 4, 5], [3, 4, 5]]
+
+
+def test_image_goes_for_a_keeper_of_another_cell() -> None:
+    # The first cell has 9, 27 and 17 degrees, the second has 0; each is a guest of the other.
+    features = angles(9, 27, 0, 17)
+    labels, ranks = np.zeros(4, np.int32), np.arange(4)
+
+    keeper_of = cover_keepers(features, labels, ranks, eps=TEN_DEGREES, window=2)
+
+    assert keeper_of.tolist() == [-1, -1, 0, 0]

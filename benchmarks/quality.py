@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from config import DedupConfig, FeatureSettings
+from tasks.measures import average_precisions
 from tasks.memo import FeatureMemo
 from tasks.quiet_tensorflow import tensorflow
 from tasks.stage03_embed_shard import embed_images, embed_pixels
@@ -129,21 +130,8 @@ def precision_and_recall(
 
 
 def mean_average_precision(features: Features, groups: NDArray[np.int64]) -> float:
-    """Mean over all images of the average precision of their ranked neighbours.
-
-    Neighbours that are equally similar share the last of their ranks.
-    """
-    similarity = features @ features.T
-    np.fill_diagonal(similarity, -np.inf)
-    averages = []
-    for query in range(len(features)):
-        ranked = np.argsort(-similarity[query])[:-1]
-        is_same = groups[ranked] == groups[query]
-        if is_same.any():
-            distances = -similarity[query, ranked]
-            ranks = np.searchsorted(distances, distances[is_same], side="right")
-            averages.append((np.cumsum(is_same)[ranks - 1] / ranks).mean())
-    return float(np.mean(averages))
+    """Mean of the average precision of the ranked neighbours of each image that has any."""
+    return float(np.nanmean(average_precisions(features, groups)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """What all commands share: messages for people, one clear error, an exit status."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from config.fields import Url
+from config.profiles import describe
 from flows.logs import OWN_LOGGERS
 
 to_people = Console(stderr=True)
@@ -63,3 +67,24 @@ def without_none(settings: dict[str, Any]) -> dict[str, Any]:
         if value is not None
     }
     return {name: value for name, value in said.items() if value != {}}
+
+
+def printable(text: str) -> str:
+    """A file name as one line of text, whatever characters it has."""
+    return text if text.isprintable() else repr(text)
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print labelled values, one a line."""
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        sys.stdout.write(f"{label:<{width}}  {value}\n")
+
+
+def refuse_credentials(*urls: str | None) -> None:
+    """End with wrong usage when a URL carries a secret, which would be printed and logged."""
+    for url in urls:
+        try:
+            TypeAdapter(Url | None).validate_python(url)
+        except ValidationError as error:
+            fail(describe(error), EXIT_USAGE)

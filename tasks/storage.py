@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -132,6 +132,28 @@ def list_files(url: str) -> list[StoredFile]:
     return sorted(files, key=lambda file: file.url)
 
 
+def look_at(url: str) -> StoredFile | None:
+    """Look at one file as a listing shows it; None when there is none.
+
+    Args:
+        url: The file, as `absolute_url` spells it.
+
+    Raises:
+        StorageError: It may not be looked at.
+    """
+    fs, path = filesystem(url)
+    folder = path.rpartition("/")[0]
+    try:
+        if is_local(fs):
+            return _local_file(fs, folder, path)
+        info = fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (PermissionError, NoCredentialsError, PartialCredentialsError) as error:
+        raise StorageError(f"not allowed to look at {url}: {error}") from error
+    return _remote_file(fs, folder, path, info)
+
+
 def _list_local(fs: LocalFileSystem, root: str) -> list[StoredFile]:
     # Not fsspec's walk: it passes silently over subfolders that it may not read.
     def fail(error: OSError) -> None:
@@ -141,23 +163,22 @@ def _list_local(fs: LocalFileSystem, root: str) -> list[StoredFile]:
     for folder, folder_names, file_names in os.walk(root, onerror=fail):
         links = [name for name in folder_names if os.path.islink(os.path.join(folder, name))]
         for name in file_names + links:
-            path = os.path.join(folder, name)
-            try:
-                status = os.lstat(path)
-            except FileNotFoundError:
-                continue  # gone since its folder was read
-            files.append(
-                _stored_file(
-                    fs,
-                    root,
-                    path,
-                    size_bytes=status.st_size,
-                    etag=f"mtime_ns:{status.st_mtime_ns}",
-                    modified_at=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1_000),
-                    is_regular=stat.S_ISREG(status.st_mode),
-                )
-            )
+            with suppress(FileNotFoundError):  # gone since its folder was read
+                files.append(_local_file(fs, root, os.path.join(folder, name)))
     return files
+
+
+def _local_file(fs: LocalFileSystem, root: str, path: str) -> StoredFile:
+    status = os.lstat(path)
+    return _stored_file(
+        fs,
+        root,
+        path,
+        size_bytes=status.st_size,
+        etag=f"mtime_ns:{status.st_mtime_ns}",
+        modified_at=_EPOCH + timedelta(microseconds=status.st_mtime_ns // 1_000),
+        is_regular=stat.S_ISREG(status.st_mode),
+    )
 
 
 def _list_remote(fs: fsspec.AbstractFileSystem, root: str) -> list[StoredFile]:
@@ -169,20 +190,24 @@ def _list_remote(fs: fsspec.AbstractFileSystem, root: str) -> list[StoredFile]:
     for path, info in found.items():
         if path == root or path.endswith("/"):
             continue  # S3 consoles make empty objects that stand for folders
-        modified_at = _modified_at(info)
-        etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-        files.append(
-            _stored_file(
-                fs,
-                root,
-                path,
-                size_bytes=int(info["size"]),
-                etag=etag or f"mtime_ns:{(modified_at - _EPOCH) // timedelta(microseconds=1)}000",
-                modified_at=modified_at,
-                is_regular=info.get("type", "file") == "file" and not info.get("islink"),
-            )
-        )
+        files.append(_remote_file(fs, root, path, info))
     return files
+
+
+def _remote_file(
+    fs: fsspec.AbstractFileSystem, root: str, path: str, info: Mapping[str, Any]
+) -> StoredFile:
+    modified_at = _modified_at(info)
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return _stored_file(
+        fs,
+        root,
+        path,
+        size_bytes=int(info["size"] or 0),
+        etag=etag or f"mtime_ns:{(modified_at - _EPOCH) // timedelta(microseconds=1)}000",
+        modified_at=modified_at,
+        is_regular=info.get("type", "file") == "file" and not info.get("islink"),
+    )
 
 
 def _stored_file(
@@ -208,7 +233,7 @@ def _stored_file(
     )
 
 
-def _modified_at(info: dict[str, Any]) -> datetime:
+def _modified_at(info: Mapping[str, Any]) -> datetime:
     """The time of the last change, whatever the store calls it; 1970 when it does not say."""
     for name in ("LastModified", "last_modified", "mtime", "modified", "created"):
         modified = info.get(name)

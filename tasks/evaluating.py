@@ -329,3 +329,79 @@ def estimate(values: Values) -> Estimate:
         return Estimate(value=None, low=None, high=None)
     low, high = interval(values[1:]) or (None, None)
     return Estimate(value=float(values[0]), low=low, high=high)
+
+
+def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the decisions of the run are worth, as labelled values for people."""
+    found, scores = evaluation, evaluation.scores
+    left_out = {
+        "readable images of the run have no group": found.num_unnamed,
+        "names are no image of the run": found.num_unknown,
+        "images with a group are unreadable": found.num_unreadable,
+    }
+    rows = [
+        ("run", found.run_id),
+        ("groups", f"{found.num_images:,} images in {found.num_groups:,} groups"),
+        ("not scored", "; ".join(f"{count:,} {what}" for what, count in left_out.items())),
+        ("", ", ".join(map(repr, found.not_scored))),
+        ("mean average precision", _with_interval(found.mean_average_precision)),
+        ("eps", f"{scores.eps:g}"),
+        ("pairs in one cluster", _measures(scores.precision, scores.recall, scores.f1)),
+        ("adjusted Rand index", _with_interval(scores.adjusted_rand)),
+        (
+            "removed and keeper",
+            _measures(scores.removal_precision, scores.removal_recall, scores.removal_f1),
+        ),
+        ("remove", f"{scores.num_remove:,} of {found.num_images:,}"),
+        ("orphan removals", f"{scores.num_orphans:,}: the keeper is of another group"),
+        ("lost groups", f"{scores.num_lost_groups:,}: none of their images is kept"),
+        ("unjudged removals", _count(scores.num_unjudged, "the keeper has no group")),
+        ("compared", _compared(found)),
+    ]
+    return [(label, value) for label, value in rows if value]
+
+
+def sweep_lines(evaluation: Evaluation) -> list[str]:
+    """The scores at each eps as lines of a table; that of the run is marked."""
+    measures = ("precision", "recall", "F1", "adjusted Rand", "precision", "recall", "F1")
+    head = "".join(f"{name:<19}" for name in measures)
+    lines = [
+        f"{'':8}{'pairs in one cluster':<76}removed images and their keepers",
+        f"{'eps':<8}{head}{'remove':>7}{'orphans':>9}{'lost':>6}",
+    ]
+    for scores in evaluation.sweep:
+        estimates = (
+            *(scores.precision, scores.recall, scores.f1, scores.adjusted_rand),
+            *(scores.removal_precision, scores.removal_recall, scores.removal_f1),
+        )
+        cells = "".join(f"{_with_interval(found):<19}" for found in estimates)
+        mark = "*" if scores.eps == evaluation.scores.eps else ""
+        counts = f"{scores.num_remove:>7}{scores.num_orphans:>9}{scores.num_lost_groups:>6}"
+        lines.append(f"{scores.eps:<6g}{mark:<2}{cells}{counts}")
+    return lines
+
+
+def _with_interval(found: Estimate) -> str:
+    if found.value is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.value:.3f}"
+    return f"{found.value:.3f} {found.low:.3f}-{found.high:.3f}"
+
+
+def _measures(precision: Estimate, recall: Estimate, f1: Estimate) -> str:
+    named = {"precision": precision, "recall": recall, "F1": f1}
+    return ", ".join(f"{name} {_with_interval(found)}" for name, found in named.items())
+
+
+def _count(number: int, meaning: str) -> str:
+    return f"{number:,}: {meaning}" if number else ""
+
+
+def _compared(found: Evaluation) -> str:
+    if found.num_compared == found.num_images:
+        return ""
+    return (
+        f"{found.num_compared:,} images of whole groups drawn at random: the average precision and "
+        "the sweep are of these, and look better than they would among all"
+    )

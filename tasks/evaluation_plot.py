@@ -1,9 +1,9 @@
-"""The scores over eps as a picture, and as lines of text."""
+"""The scores of a run over eps as a picture."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.evaluating import Estimate, Evaluation, Scores
+from tasks.evaluating import Estimate, Evaluation
 from tasks.rendering import render
 
 WIDTH = 460
@@ -36,7 +36,7 @@ def render_plot(evaluation: Evaluation) -> str:
     """Draw precision, recall and F1 over eps with their intervals, as SVG."""
     panels = {
         title: [
-            curve(name, evaluation.sweep, lambda scores, field=field: getattr(scores, field))
+            curve(name, [(scores.eps, getattr(scores, field)) for scores in evaluation.sweep])
             for name, field in zip(NAMES, fields, strict=True)
         ]
         for title, fields in PANELS.items()
@@ -52,15 +52,13 @@ def render_plot(evaluation: Evaluation) -> str:
     )
 
 
-def curve(name: str, sweep: Sequence[Scores], measure: Callable[[Scores], Estimate]) -> Curve:
+def curve(name: str, drawn: Sequence[tuple[float, Estimate]]) -> Curve:
     """Draw one measure; where it has no value, there is no point.
 
     Args:
         name: What the measure is called.
-        sweep: Scores, by ascending eps.
-        measure: Which of them.
+        drawn: Each eps, ascending, and what the measure is there.
     """
-    drawn = [(scores.eps, measure(scores)) for scores in sweep]
     return Curve(
         name=name,
         line=_points((eps, found.value) for eps, found in drawn),
@@ -83,5 +81,5 @@ def y_of(share: float) -> float:
     return round(HEIGHT * (1 - share), 1)
 
 
-def _points(values: Iterator[tuple[float, float | None]]) -> str:
+def _points(values: Iterable[tuple[float, float | None]]) -> str:
     return " ".join(f"{x_of(eps)},{y_of(value)}" for eps, value in values if value is not None)

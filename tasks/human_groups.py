@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ def read_groups(url: str) -> dict[str, str]:
                 raise ArtifactError(f"line {reader.line_num} names {path!r} again: {url}")
             groups[path] = group
     except csv.Error as error:
-        raise ArtifactError(f"line {reader.line_num} is no CSV ({error}): {url}") from None
+        raise ArtifactError(f"no CSV after line {reader.line_num} ({error}): {url}") from None
     return groups
 
 
@@ -82,11 +83,11 @@ def find_named(run: Run, groups: Mapping[str, str]) -> NamedImages:
     """
     names = list(groups)
     known = run.images["url"]
-    row = pc.index_in(pa.array(names), value_set=known)
-    below = pa.array([storage.join(run.source_url, name) for name in names])
-    row = pc.coalesce(row, pc.index_in(below, value_set=known))
-    elsewhere = pa.array([storage.absolute_url(name) if "/" in name else name for name in names])
-    rows = pc.fill_null(pc.coalesce(row, pc.index_in(elsewhere, value_set=known)), -1).to_numpy()
+    rows = np.full(len(names), -1, np.int64)
+    for spelling in (lambda name: name, partial(storage.join, run.source_url), _absolute):
+        urls = pa.array(map(spelling, names), pa.string())
+        found = pc.fill_null(pc.index_in(urls, value_set=known), -1).to_numpy()
+        rows = np.where(rows < 0, found, rows)
     if (rows < 0).all():
         example = f", such as {names[0]!r}" if names else ""
         raise ArtifactError(
@@ -109,3 +110,7 @@ def find_named(run: Run, groups: Mapping[str, str]) -> NamedImages:
         unknown=tuple(name for name, at in zip(names, rows, strict=True) if at < 0),
         num_unnamed=int(has_feature.sum() - is_named.sum()),
     )
+
+
+def _absolute(name: str) -> str:
+    return storage.absolute_url(name) if name.startswith("/") and "\0" not in name else name

@@ -131,7 +131,7 @@ def _from_store(file: StoredFile, config: DedupConfig, workspace_url: str | None
     store = store_url(storage.absolute_url(workspace_url), config.features)
     name = image_id(file.url, file.size_bytes, file.etag)
     rows = read_image_rows(store, pa.chunked_array([[name]]))
-    rows = rows.filter(pc.is_valid(rows["sha256"]) & pc.is_null(rows["error"]))
+    rows = rows.filter(pc.is_null(rows["error"]))
     for _, features in iterate_features(store, rows):
         return "feature store", rows["sha256"][0].as_py(), features[0]
     return None

@@ -42,7 +42,7 @@ def pictures_of(urls: list[str], run: Run) -> dict[str, str]:
     """Data URLs of thumbnails, by URL: from the feature store, else made of the image itself."""
     store = store_url(storage.absolute_url(run.config.workspace_url), run.config.features)
     of_run = run.images.filter(pc.is_in(run.images["url"], value_set=pa.array(urls)))
-    pictures = {}
+    pictures: dict[str, str] = {}
     for positions, thumbnails in iterate_thumbnails(store, of_run["image_id"]):
         shown = of_run["url"].take(pa.array(positions)).to_pylist()
         pictures |= {url: _data_url(jpeg) for url, jpeg in zip(shown, thumbnails, strict=True)}

@@ -113,7 +113,8 @@ def _print_similarity(answer: "Similarity", as_json: bool) -> None:
                 (label, f"{printable(image.url)} ({image.origin})")
                 for label, image in (("first", answer.first), ("second", answer.second))
             ),
-            ("note", "which of two images stays, and for which others, a run decides of them all"),
+            ("note", "a run never merges images of different partitions; which image of a group"),
+            ("", "stays depends on all of them"),
         ]
     )
 

@@ -69,7 +69,7 @@ def look_up(
         found = _from_store(file, config, workspace_url) or _embed(url, file, config, run)
     origin, sha256, feature = found
     asked = AskedImage(
-        url=url,
+        url=storage.printable(url),
         origin=origin,
         sha256=sha256,
         partition=_partition_of(url, run),
@@ -96,7 +96,7 @@ def locate(name: str, run: Run | None) -> str:
     if "/" in name or storage.exists(name):
         return storage.absolute_url(name)
     urls = run.images["url"]
-    namesakes = urls.filter(pc.ends_with(urls, f"/{name}"))
+    namesakes = urls.filter(pc.ends_with(urls, f"/{storage.printable(name)}"))
     if len(namesakes) > 1:
         paths = [
             repr(relative_to(url, run.source_url)) for url in namesakes[:MAX_NAMED].to_pylist()
@@ -110,7 +110,7 @@ def locate(name: str, run: Run | None) -> str:
 
 def _row_of(run: Run, url: str) -> dict[str, Any] | None:
     """What a run knows of an image; None for one that is not its own."""
-    position = pc.index(run.images["url"], url).as_py()
+    position = pc.index(run.images["url"], storage.printable(url)).as_py()
     return None if position < 0 else run.images.slice(position, 1).to_pylist()[0]
 
 

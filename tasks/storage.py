@@ -221,16 +221,20 @@ def _stored_file(
     is_regular: bool,
 ) -> StoredFile:
     url = str(fs.unstrip_protocol(path))
-    printable = url.encode("utf-8", "backslashreplace").decode("utf-8")
     return StoredFile(
-        url=printable,
+        url=printable(url),
         relative_path=path[len(root) :].lstrip("/"),
         size_bytes=size_bytes,
         etag=etag,
         modified_at=modified_at,
         is_regular=is_regular,
-        is_name_valid=printable == url,
+        is_name_valid=printable(url) == url,
     )
+
+
+def printable(url: str) -> str:
+    """A URL as tables have it: escaped with backslashes where it is not valid UTF-8."""
+    return url.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _modified_at(info: Mapping[str, Any]) -> datetime:

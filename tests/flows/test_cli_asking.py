@@ -1,6 +1,7 @@
 """The commands `dedup similarity` and `dedup neighbors`: what they print and how they end."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,11 @@ def test_image_from_elsewhere_is_embedded_as_the_run_was(
     stdout = dedup("neighbors", copy, "-k", "4", "--json", *of_run)[1]
     copies = [found["is_exact_copy"] for found in json.loads(stdout)["neighbors"]]
     assert sorted(copies) == [False, False, False, True]
+    no_text = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+    Path(no_text).write_bytes(picture(0))
+    status, stdout, _ = dedup("similarity", no_text, copy, *of_run)
+    assert status == 0
+    assert r"/\\xff.png' (embedded now)" in stdout or r"/\udcff.png (embedded now)" in stdout
     (tmp_path / "broken.png").write_bytes(picture(0)[:40])
     status, _, stderr = dedup("neighbors", str(tmp_path / "broken.png"), *of_run)
     assert status == 1

@@ -12,7 +12,7 @@ from tasks.asking import Neighborhood, neighbors_of, propose, similarity
 from tasks.errors import ArtifactError, EngineError, SourceError
 from tasks.looking_up import locate
 from tasks.machine import Machine
-from tasks.neighbors_page import pictures_of, render_page
+from tasks.neighbors_page import pictures_of, publish_page, render_page
 from tasks.runs import open_run, read_features
 from tests.made_runs import FEATURES_OF_TESTS, MadeRun, make_run, picture
 
@@ -24,6 +24,12 @@ DEGREES = {
     "b/0.png": 60,
     HOSTILE: 62,
     "b/far.png": 170,
+}
+
+WITHOUT_RUN = {
+    "source_url": "unused",
+    "workspace_url": "unused",
+    "features": FEATURES_OF_TESTS,
 }
 
 
@@ -57,12 +63,10 @@ def test_exact_copies_are_said_to_be_copies(made: MadeRun) -> None:
 
 
 def test_workspace_knows_features_without_a_run(made: MadeRun) -> None:
-    places = {"source_url": "unused", "workspace_url": "unused"}
-    config = load_config(None, places | {"features": FEATURES_OF_TESTS})
     answer = similarity(
         made.url("a/0.png").removeprefix("file://"),
         made.url("b/0.png"),
-        config=config,
+        config=load_config(None, WITHOUT_RUN),
         workspace_url=made.workspace_url,
     )
     assert (answer.first.origin, answer.second.origin) == ("feature store", "feature store")
@@ -88,6 +92,22 @@ def test_image_of_the_run_that_is_gone_is_the_one_that_the_run_saw(tmp_path: Pat
     answer = similarity("0.png", "1.png", **places)
     assert answer.second.origin == "run"
     assert answer.distance == pytest.approx(1 - np.cos(np.deg2rad(5)), abs=1e-6)
+
+
+def test_run_and_workspace_may_be_on_any_store(place: str) -> None:
+    made = make_run(place, {"a/0.png": 0, "a/1.png": 5, "b/0.png": 60})
+    answer = neighbors(made, "a/0.png", k=2)
+    assert [found.url for found in answer.neighbors] == [made.url("a/1.png"), made.url("b/0.png")]
+    url = storage.join(made.workspace_url, "page.html")
+    publish_page(url, answer, made.workspace_url)
+    assert storage.read_bytes(url).count(b"data:image/jpeg") == 3
+    asked = similarity(
+        made.url("a/0.png"),
+        made.url("a/1.png"),
+        workspace_url=made.workspace_url,
+        config=load_config(None, WITHOUT_RUN),
+    )
+    assert asked.second.origin == "feature store"
 
 
 def test_nearest_images_come_first_without_the_image_itself(made: MadeRun) -> None:

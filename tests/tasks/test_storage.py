@@ -268,6 +268,36 @@ class TestListing:
         assert file.modified_at == datetime(2026, 1, 1, tzinfo=UTC)
 
 
+class TestLookingAtOneFile:
+    def test_it_looks_as_in_a_listing(self, place: str) -> None:
+        folder = put(place, *NAMES, "below/1.jpg")
+        listed = storage.list_files(folder)
+        assert len(listed) == len(NAMES) + 1
+        for file in listed:
+            seen = storage.look_at(file.url)
+            assert seen is not None
+            for name in ("url", "size_bytes", "etag", "is_regular", "is_name_valid"):
+                assert getattr(seen, name) == getattr(file, name)
+
+    def test_nothing_is_none(self, place: str) -> None:
+        folder = put(place, "1.jpg")
+        assert storage.look_at(f"{folder}/2.jpg") is None
+        assert storage.look_at(f"{folder}/1.jpg/2.jpg") is None
+
+    def test_folder_is_no_regular_file(self, place: str) -> None:
+        seen = storage.look_at(put(place, "1.jpg"))
+        assert seen is not None
+        assert not seen.is_regular
+
+    def test_what_may_not_be_looked_at_is_explained(
+        self, s3_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(s3_url, "1.jpg")
+        become({"AWS_SECRET_ACCESS_KEY": "hunter2"}, monkeypatch)
+        with pytest.raises(StorageError, match=r"not allowed to look at s3://test-.*/1\.jpg: Forb"):
+            storage.look_at(f"{s3_url}/1.jpg")
+
+
 class ArrowLocalFileSystem(ArrowFSWrapper):  # type: ignore[misc]
     """The local disk through Arrow, which tells times as fsspec's SFTP and HDFS do."""
 

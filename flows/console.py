@@ -83,8 +83,9 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
 
 def refuse_credentials(*urls: str | None) -> None:
     """End with wrong usage when a URL carries a secret, which would be printed and logged."""
-    for url in urls:
+    for url in filter(None, urls):
         try:
-            TypeAdapter(Url | None).validate_python(url)
+            # A file name need not be valid UTF-8; only the secret is looked for.
+            TypeAdapter(Url).validate_python(url.encode(errors="replace").decode())
         except ValidationError as error:
             fail(describe(error), EXIT_USAGE)

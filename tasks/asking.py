@@ -15,7 +15,6 @@ from tasks.looking_up import AskedImage, look_up
 from tasks.machine import resolved, this_machine
 from tasks.memo import Feature
 from tasks.runs import Run, open_run, read_features
-from tasks.schemas import ITEMS
 from tasks.stage11_build_index import load_index
 
 DEFAULTS = DedupConfig(source_url="unused", workspace_url="unused")
@@ -95,7 +94,11 @@ def similarity(
         UnreadableImageError: An image cannot be decoded.
         EngineError: This machine does not compute in the number format of the run.
     """
-    run = None if run_id is None or workspace_url is None else open_run(workspace_url, run_id)
+    run = None
+    if run_id is not None:
+        if workspace_url is None:
+            raise ValueError("expected the workspace_url of the run, found None")
+        run = open_run(workspace_url, run_id)
     settings = run.config if run else _with_named_format(config or DEFAULTS)
     one, a = look_up(first, settings, workspace_url=workspace_url, run=run)
     other, b = look_up(second, settings, workspace_url=workspace_url, run=run)
@@ -134,8 +137,10 @@ def neighbors_of(
     """
     run = open_run(workspace_url, run_id)
     asked, feature = look_up(image, run.config, workspace_url=workspace_url, run=run)
-    items = propose(run, feature, num_items=k + 1, search_k=search_k)
-    items = items[items != asked.item_id][:k]
+    items = propose(run, feature, num_wanted=k + 1, search_k=search_k)
+    if asked.item_id is not None:
+        items = items[items != asked.item_id]
+    items = items[:k]
     features = read_features(run.features_url, items.tolist())
     distances = cosine_distances(np.broadcast_to(feature, features.shape), features)
     eps = run.config.neighbors.eps
@@ -161,28 +166,26 @@ def neighbors_of(
 
 
 def propose(
-    run: Run, feature: Feature, *, num_items: int, search_k: int | None
+    run: Run, feature: Feature, *, num_wanted: int, search_k: int | None
 ) -> NDArray[np.int64]:
     """Ask the Annoy index of a run for items near a feature: `(n,)`, the nearest first.
 
     Raises:
         ArtifactError: The run has no index, or it is damaged or of other items.
     """
-    index_url, items_url = (
-        storage.join(run.run_url, name) for name in ("index.ann", "items.parquet")
-    )
-    expected = storage.read_table(items_url, ITEMS).num_rows if storage.exists(items_url) else 0
-    if not expected:
+    index_url = storage.join(run.run_url, "index.ann")
+    item_ids = run.images["item_id"]
+    num_items = len(item_ids) - item_ids.null_count
+    if not num_items or not storage.exists(index_url):
         raise ArtifactError(f"expected the index of a run, found none: {index_url}")
     try:
         index = load_index(storage.local_path(index_url))
     except OSError as error:
         raise ArtifactError(f"cannot read the index: {error}: {index_url}") from None
-    if index.get_n_items() != expected:
-        found = index.get_n_items()
-        raise ArtifactError(f"expected an index of {expected} items, found {found}: {index_url}")
+    if (found := index.get_n_items()) != num_items:
+        raise ArtifactError(f"expected an index of {num_items} items, found {found}: {index_url}")
     nodes = -1 if search_k is None else search_k
-    return np.array(index.get_nns_by_vector(feature, num_items, search_k=nodes), np.int64)
+    return np.array(index.get_nns_by_vector(feature, num_wanted, search_k=nodes), np.int64)
 
 
 def _with_named_format(config: DedupConfig) -> DedupConfig:

@@ -132,9 +132,10 @@ def _from_store(file: StoredFile, config: DedupConfig, workspace_url: str | None
     name = image_id(file.url, file.size_bytes, file.etag)
     rows = read_image_rows(store, pa.chunked_array([[name]]))
     rows = rows.filter(pc.is_null(rows["error"]))
-    for _, features in iterate_features(store, rows):
-        return "feature store", rows["sha256"][0].as_py(), features[0]
-    return None
+    if not rows.num_rows:
+        return None
+    _, features = next(iterate_features(store, rows))
+    return "feature store", rows["sha256"][0].as_py(), features[0]
 
 
 def _embed(url: str, file: StoredFile, config: DedupConfig, run: Run | None) -> Found:

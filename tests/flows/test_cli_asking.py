@@ -96,7 +96,7 @@ def test_image_from_elsewhere_is_embedded_as_the_run_was(
     Path(no_text).write_bytes(picture(0))
     status, stdout, _ = dedup("similarity", no_text, copy, *of_run)
     assert status == 0
-    assert r"/\\xff.png' (embedded now)" in stdout or r"/\udcff.png (embedded now)" in stdout
+    assert r"/\udcff.png (embedded now)" in stdout
     (tmp_path / "broken.png").write_bytes(picture(0)[:40])
     status, _, stderr = dedup("neighbors", str(tmp_path / "broken.png"), *of_run)
     assert status == 1

@@ -157,7 +157,7 @@ def test_run_without_images_has_no_index(tmp_path: Path) -> None:
     made = make_run(str(tmp_path), {"0.png": 0}, contents={"0.png": b"no image"})
     run = open_run(made.workspace_url, made.run_id)
     with pytest.raises(ArtifactError, match="expected the index of a run, found none"):
-        propose(run, np.zeros(512, np.float32), num_items=1, search_k=None)
+        propose(run, np.zeros(512, np.float32), num_wanted=1, search_k=None)
 
 
 def test_damaged_index_is_refused(tmp_path: Path) -> None:

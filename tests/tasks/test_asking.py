@@ -9,7 +9,7 @@ import pytest
 from config import load_config
 from tasks import storage, vgg16
 from tasks.asking import Neighborhood, neighbors_of, propose, similarity
-from tasks.errors import ArtifactError, EngineError, SourceError
+from tasks.errors import ArtifactError, EngineError, SourceError, UnreadableImageError
 from tasks.looking_up import locate
 from tasks.machine import Machine
 from tasks.neighbors_page import pictures_of, publish_page, render_page
@@ -92,6 +92,22 @@ def test_image_of_the_run_that_is_gone_is_the_one_that_the_run_saw(tmp_path: Pat
     answer = similarity("0.png", "1.png", **places)
     assert answer.second.origin == "run"
     assert answer.distance == pytest.approx(1 - np.cos(np.deg2rad(5)), abs=1e-6)
+
+
+def test_what_changed_since_the_run_is_another_image(tmp_path: Path) -> None:
+    made = make_run(str(tmp_path), {"0.png": 0, "1.png": 5})
+    Path(made.url("1.png").removeprefix("file://")).write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match="cannot read the image: not an image"):
+        neighbors(made, "1.png")
+
+
+def test_frame_that_stands_on_another_is_looked_at_itself(tmp_path: Path) -> None:
+    degrees = {"0.png": 0, "1.png": 5, "2.png": 5}
+    made = make_run(str(tmp_path), degrees, stands_on={"1.png": "0.png"}, gate={"enabled": True})
+    assert neighbors(made, "2.png").neighbors[0].distance > 0.003
+    os.unlink(made.url("1.png").removeprefix("file://"))
+    with pytest.raises(SourceError, match="found nothing"):
+        neighbors(made, "1.png")
 
 
 def test_run_and_workspace_may_be_on_any_store(place: str) -> None:

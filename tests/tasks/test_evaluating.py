@@ -92,7 +92,7 @@ def test_removals_by_unnamed_keepers_are_counted_apart(tmp_path: Path) -> None:
         {},
         {"clusters": {"keepers": "first"}},
         {"clusters": {"min_samples": 3}},
-        {"source": {"partition_by": "^([^/]+)/"}},
+        {"source": {"partition_by": r"([0-9])\.png$"}},
         {"neighbors": {"eps": 0.3}},
     ],
     ids=str,

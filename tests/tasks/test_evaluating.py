@@ -92,7 +92,7 @@ def test_removals_by_unnamed_keepers_are_counted_apart(tmp_path: Path) -> None:
         {},
         {"clusters": {"keepers": "first"}},
         {"clusters": {"min_samples": 3}},
-        {"source": {"partition_by": r"([0-9])\.png$"}},
+        {"source": {"partition_by": r"([ab])\.png$"}},
         {"neighbors": {"eps": 0.3}},
     ],
     ids=str,
@@ -100,7 +100,7 @@ def test_removals_by_unnamed_keepers_are_counted_apart(tmp_path: Path) -> None:
 def test_sweep_decides_at_the_runs_eps_as_the_run_did(
     settings: dict[str, dict[str, object]], tmp_path: Path
 ) -> None:
-    degrees = {f"{'ab'[n % 2]}/{n}.png": angle for n, angle in enumerate(range(0, 340, 11))}
+    degrees = {f"{n:02}/{'ab'[n % 2]}.png": angle for n, angle in enumerate(range(0, 340, 7))}
     made = make_run(str(tmp_path), degrees, **settings)
     found = scores_of(made, {path: str(n // 4) for n, path in enumerate(degrees)}, with_sweep=True)
     [again] = [scores for scores in found.sweep if scores.eps == found.scores.eps]

@@ -1,7 +1,8 @@
 """Scores a run against groups that people made, as it decided and at other values of eps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -357,6 +358,7 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("lost groups", f"{scores.num_lost_groups:,}: none of their images is kept"),
         ("unjudged removals", _count(scores.num_unjudged, "the keeper has no group")),
         ("compared", _compared(found)),
+        ("in the sweep", _best(found.sweep)),
     ]
     return [(label, value) for label, value in rows if value]
 
@@ -396,6 +398,19 @@ def _measures(precision: Estimate, recall: Estimate, f1: Estimate) -> str:
 
 def _count(number: int, meaning: str) -> str:
     return f"{number:,}: {meaning}" if number else ""
+
+
+def _best(sweep: Sequence[Scores]) -> str:
+    """The eps that removes best, and the largest one up to which it removes nothing wrong."""
+    if not sweep:
+        return ""
+    best = max(sweep, key=lambda scores: scores.removal_f1.value or 0.0)
+    harmless = list(takewhile(lambda scores: not scores.num_orphans, sweep))
+    up_to = f"up to eps {harmless[-1].eps:g}" if harmless else "at no eps"
+    return (
+        f"best F1 of removals {_with_interval(best.removal_f1)} at eps {best.eps:g}; "
+        f"no orphan removals {up_to}"
+    )
 
 
 def _compared(found: Evaluation) -> str:

@@ -181,5 +181,10 @@ def test_text_says_it_all(made: MadeRun) -> None:
     assert rows[""] == "'elsewhere.png', 'broken.png'"
     assert rows["pairs in one cluster"].startswith("precision 0.500 ")
     assert rows["orphan removals"].startswith("1: ")
+    # From 40 degrees on one keeper stands for all of a/0 to b/0, and two of three are its own; but
+    # a/2 and b/0 are 5 degrees apart, as near as a/0 and a/1.
+    assert rows["in the sweep"].startswith("best F1 of removals 0.667 ")
+    assert " at eps 0.2629; " in rows["in the sweep"]
+    assert rows["in the sweep"].endswith("; no orphan removals at no eps")
     [marked] = [line for line in sweep_lines(found) if "*" in line]
     assert marked.startswith("0.05  * 0.500 ")

@@ -115,13 +115,13 @@ def test_missing_manifest_is_named(place: str) -> None:
 @pytest.mark.parametrize("version", ["0", "1", ""])
 def test_manifest_of_another_version_is_refused(tmp_path: Path, version: str) -> None:
     url = publish(str(tmp_path), schema_version=version)
-    assert refusal_of(url) == f"manifest has schema version {version}, expected 2: {url}"
+    assert refusal_of(url) == f"manifest has schema version {version}, expected 3: {url}"
 
 
 def test_table_that_only_looks_like_a_manifest_is_refused(tmp_path: Path) -> None:
     storage.publish_table(f"{tmp_path}/m.parquet", TABLE)
     assert refusal_of(f"{tmp_path}/m.parquet").startswith(
-        "manifest has schema version None, expected 2: file:"
+        "manifest has schema version None, expected 3: file:"
     )
 
 

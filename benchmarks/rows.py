@@ -20,14 +20,14 @@ from config import DedupConfig
 from tasks import storage
 from tasks.compact_features import compact_features
 from tasks.manifests import read_manifest
-from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
-from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
+from tasks.references import Clusters, Collection, Inventory, Keepers, Manifest, Neighbors
+from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage04_collect_features import collect_features
+from tasks.stage08b_sweep_eps import sweep_eps
 from tasks.stage09_write_manifest import write_manifest
-from tasks.stage10_write_report import cluster_strips, render_report, skipped_images
-from tasks.summary import summarize
+from tasks.stage10_write_report import make_report
 
 IMAGES_PER_CLUSTER = 20
 
@@ -116,6 +116,10 @@ def decide_step(folder: str) -> None:
     )
 
 
+def sweep_step(folder: str) -> None:
+    sweep_eps.fn(collection_of(folder), config_of(folder))
+
+
 def manifest_step(folder: str) -> None:
     collection = collection_of(folder)
     write_manifest.fn(
@@ -129,11 +133,9 @@ def manifest_step(folder: str) -> None:
 
 
 def report_step(folder: str) -> None:
-    """The report without its thumbnails, for there are no pictures."""
-    url = storage.join(collection_of(folder).run_url, "manifest.parquet")
-    table = storage.read_table(url, MANIFEST)
-    summary = summarize(table, storage.read_metadata(url), manifest_url=url, report_url=url)
-    render_report(summary, cluster_strips(table, lambda _: None), skipped_images(table))
+    run_url = collection_of(folder).run_url
+    manifest = Manifest(storage.join(run_url, "manifest.parquet"), run_url)
+    make_report(manifest, config_of(folder), 0, {})
 
 
 def read_step(folder: str) -> None:
@@ -145,6 +147,7 @@ STEPS: dict[str, Callable[[str], None]] = {
     "plan_shards": plan_step,
     "collect_features": collect_step,
     "(decide)": decide_step,
+    "sweep_eps": sweep_step,
     "write_manifest": manifest_step,
     "write_report": report_step,
     "read_manifest": read_step,

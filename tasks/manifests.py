@@ -86,7 +86,7 @@ def workspace_of(manifest_url: str, run_id: str) -> str | None:
 
 def report_url_of(manifest_url: str) -> str:
     """Where the report beside a manifest lies."""
-    return storage.join(manifest_url.rpartition("/")[0], "report.html")
+    return storage.join(manifest_url.rpartition("/")[0], "report", "index.html")
 
 
 def manifest_digest(table: pa.Table, metadata: Mapping[str, str]) -> str:

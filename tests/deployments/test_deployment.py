@@ -173,7 +173,7 @@ def test_approval_in_the_ui_lets_the_apply_go_on(orchestra: Orchestra, waiting: 
     keyset = waiting.run["state"]["state_details"]["run_input_keyset"]
     question = orchestra.get(f"flow_runs/{waiting.run['id']}/input/{keyset['description']}")
     assert "quarantine: 2 of 4 images?" in question
-    assert "report.html" in question
+    assert "report/index.html" in question
     assert waiting.num_images() == 4
     said = {"is_approved": True, "comment": "looks right"}
     orchestra.ask(f"flow_runs/{waiting.run['id']}/resume", run_input=said)

@@ -90,7 +90,7 @@ def test_manifest_reads_back_with_its_summary(place: str) -> None:
     assert (loaded.summary.run_id, loaded.summary.num_remove) == ("night-1", 1)
     assert loaded.summary.source_url == SOURCE
     assert loaded.summary.manifest_url == f"{place}/runs/night-1/manifest.parquet"
-    assert loaded.summary.report_url == f"{place}/runs/night-1/report.html"
+    assert loaded.summary.report_url == f"{place}/runs/night-1/report/index.html"
     assert loaded.summary.num_embedded is None
 
 
@@ -516,7 +516,7 @@ class TestPlaces:
     def test_manifest_and_report_of_a_run_lie_side_by_side(self, tmp_path: Path) -> None:
         url = manifest_url_of("s3://bucket/work/", "night-1")
         assert url == "s3://bucket/work/runs/night-1/manifest.parquet"
-        assert report_url_of(url) == "s3://bucket/work/runs/night-1/report.html"
+        assert report_url_of(url) == "s3://bucket/work/runs/night-1/report/index.html"
         local = manifest_url_of(str(tmp_path), "night-1")
         assert local == f"{storage.absolute_url(str(tmp_path))}/runs/night-1/manifest.parquet"
 

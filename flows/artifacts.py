@@ -19,6 +19,8 @@ from prefect.exceptions import PrefectException
 
 from flows.fan_out import Outcome
 from flows.progress import Watcher
+from tasks import storage
+from tasks.errors import DedupError
 from tasks.references import FeatureFile, Shard
 
 logger = logging.getLogger(__name__)
@@ -104,17 +106,17 @@ def _shard_row(shard: Shard, state: str) -> dict[str, Any]:
 
 
 def show_report(report_url: str) -> None:
-    """Show where the report is."""
+    """Show where the report is, and its curve of what would be kept at every eps."""
     with _for_show():
         create_link_artifact(report_url, link_text="report of this run", key="dedup-report")
-
-
-def show_picture(svg: str, *, key: str, description: str) -> None:
-    """Show a picture that needs no place of its own: its data is its address."""
-    encoded = base64.b64encode(svg.encode()).decode()
     with _for_show():
+        folder_url = report_url.rpartition("/")[0]
+        curve = storage.read_bytes(storage.join(folder_url, "kept-over-eps.svg"))
         create_image_artifact(
-            f"data:image/svg+xml;base64,{encoded}", key=key, description=description
+            # A picture that needs no place of its own: its data is its address.
+            f"data:image/svg+xml;base64,{base64.b64encode(curve).decode()}",
+            key="dedup-kept-over-eps",
+            description="What would be kept at every eps",
         )
 
 
@@ -122,5 +124,5 @@ def show_picture(svg: str, *, key: str, description: str) -> None:
 def _for_show() -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, PrefectException) as error:
+    except (httpx.HTTPError, PrefectException, OSError, DedupError) as error:
         logger.warning("not shown in Prefect's UI: %s: %s", type(error).__name__, error)

@@ -3,6 +3,7 @@
 import base64
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.artifacts import ProgressArtifact, shard_rows, show_picture, show_report, show_shards
+from flows.artifacts import ProgressArtifact, shard_rows, show_report, show_shards
 from flows.fan_out import Failure, Outcome
 from tasks.references import FeatureFile, Shard
 
@@ -121,25 +122,26 @@ def test_no_shards_are_no_table() -> None:
     assert last_artifact("dedup-shards").id == before
 
 
-def test_report_is_a_link() -> None:
-    in_a_flow(lambda: show_report("s3://bucket/runs/a/report/index.html"))
+def test_report_is_a_link_and_its_curve_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "kept-over-eps.svg").write_text("<svg>ä</svg>")
 
-    shown = last_artifact("dedup-report")
-    assert isinstance(shown.id, UUID)
-    assert shown.data == "[report of this run](s3://bucket/runs/a/report/index.html)"
+    in_a_flow(lambda: show_report(f"file://{tmp_path}/index.html"))
+
+    link, picture = last_artifact("dedup-report"), last_artifact("dedup-kept-over-eps")
+    head, _, data = picture.data.partition(",")
+    assert isinstance(link.id, UUID)
+    assert link.data == f"[report of this run](file://{tmp_path}/index.html)"
+    assert (picture.type, head) == ("image", "data:image/svg+xml;base64")
+    assert base64.b64decode(data).decode() == "<svg>ä</svg>"
 
 
-def test_picture_carries_its_own_data() -> None:
-    in_a_flow(
-        lambda: show_picture("<svg>ä</svg>", key="dedup-kept-over-eps", description="a curve")
-    )
+def test_curve_that_is_missing_fails_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "flows.artifacts"):
+        in_a_flow(lambda: show_report(f"file://{tmp_path}/index.html"))
 
-    shown = last_artifact("dedup-kept-over-eps")
-    head, _, data = shown.data.partition(",")
-    assert (shown.type, head, base64.b64decode(data).decode()) == (
-        *("image", "data:image/svg+xml;base64"),
-        "<svg>ä</svg>",
-    )
+    assert "not shown in Prefect's UI: FileNotFoundError: " in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:Artifact creation outside of a flow")

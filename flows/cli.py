@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
-from flows import cli_acting, cli_asking, cli_evaluating, cli_serving
+from flows import cli_acting, cli_asking, cli_evaluating, cli_reviewing, cli_serving
 from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
@@ -40,6 +40,7 @@ app = typer.Typer(
 cli_acting.add_commands(app)
 cli_asking.add_commands(app)
 cli_evaluating.add_commands(app)
+cli_reviewing.add_commands(app)
 cli_serving.add_commands(app)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -10,17 +11,18 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError
-from tasks.manifests import DIGEST, GATED, manifest_digest
+from tasks.manifests import DIGEST, GATED, VERDICTS, manifest_digest
 from tasks.references import (
     Clusters,
     Collection,
     GateCheck,
+    Heeded,
     Inventory,
     Keepers,
     Manifest,
     Neighbors,
 )
-from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, SCHEMA_VERSION
+from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, REASONS, SCHEMA_VERSION
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
 from tasks.summary import count_decisions
@@ -46,6 +48,7 @@ def write_manifest(
         storage.read_table(clusters.url, CLUSTERS),
         storage.read_table(keepers.url, KEEPERS),
         eps=eps,
+        reasons=read_reasons(keepers),
     )
     listing = storage.read_metadata(inventory.url)
     is_search_exact = neighbors.depth == 0
@@ -62,19 +65,49 @@ def write_manifest(
         "is_search_exact": json.dumps(is_search_exact),
         "num_ignored": listing["num_ignored"],
         **({} if gate is None else {"gate": json.dumps(asdict(gate), sort_keys=True)}),
-        "counts": count_decisions(table, eps=eps).model_dump_json(),
+    }
+    return publish_manifest(table, metadata, collection.run_url, collection.heeded)
+
+
+def publish_manifest(
+    table: pa.Table, metadata: Mapping[str, str], run_url: str, heeded: Heeded | None
+) -> Manifest:
+    """Publish a manifest.
+
+    Args:
+        table: Table of `schemas.MANIFEST`.
+        metadata: What it says of the run, without what can be counted in it.
+        run_url: Folder of the run.
+        heeded: What people said of its images.
+    """
+    said = {} if heeded is None else {"digest": heeded.digest, "of_run": heeded.of_run}
+    metadata = {
+        **metadata,
+        **({VERDICTS: json.dumps(said, sort_keys=True)} if said else {}),
+        "counts": count_decisions(table, eps=float(metadata["eps"])).model_dump_json(),
         "schema_version": str(SCHEMA_VERSION),
     }
     metadata[DIGEST] = manifest_digest(table, metadata)
-    table = table.replace_schema_metadata(metadata)
-    url = storage.join(collection.run_url, "manifest.parquet")
-    storage.publish_table(url, table)
+    url = storage.join(run_url, "manifest.parquet")
+    storage.publish_table(url, table.replace_schema_metadata(metadata))
     logger.info("manifest %s", url)
-    return Manifest(url=url, run_url=collection.run_url)
+    return Manifest(url=url, run_url=run_url)
+
+
+def read_reasons(keepers: Keepers) -> pa.Table:
+    """Why images stay or go of which people have said something."""
+    if keepers.reasons_url is None:
+        return REASONS.empty_table()
+    return storage.read_table(keepers.reasons_url, REASONS)
 
 
 def manifest_table(
-    images: pa.Table, clusters: pa.Table, keepers: pa.Table, *, eps: float
+    images: pa.Table,
+    clusters: pa.Table,
+    keepers: pa.Table,
+    *,
+    eps: float,
+    reasons: pa.Table | None = None,
 ) -> pa.Table:
     """Write one decision per image.
 
@@ -83,6 +116,7 @@ def manifest_table(
         clusters: Table of `schemas.CLUSTERS`.
         keepers: Table of `schemas.KEEPERS`.
         eps: Largest cosine distance at which an image counts as a twin.
+        reasons: Table of `schemas.REASONS`: what people said wins over the reasons found here.
 
     Returns:
         A table of `schemas.MANIFEST`, sorted by URL.
@@ -108,6 +142,9 @@ def manifest_table(
         reasons_to_remove(is_copy, is_gated, distance, eps=eps),
         kept_because,
     )
+    if reasons is not None:
+        said = pc.index_in(images["image_id"], value_set=reasons["image_id"])
+        reason = pc.coalesce(reasons["reason"].take(said), reason)
     action = pc.case_when(pc.make_struct(is_skipped, is_removed), "skip", "remove", "keep")
     return pa.table(
         {

@@ -199,8 +199,8 @@ def heed(
     What a person wants to keep stays; what is to be another's stead goes for it where it is within
     eps; of a scene only one item stays. An item whose keeper stands goes for it as before. One
     that has lost its keeper, or may not go for it, goes for the nearest kept item of its cluster
-    within eps; without such a one for the keeper of its scene, however far; else it is covered
-    anew, together with the others that are left.
+    within eps. Without such a one, it goes for the keeper of its scene, however far; and what is of
+    no scene is covered anew, together with the others that are left.
 
     Args:
         keeper_of: `(N,)` the item of the same cluster that is kept for each, -1 for kept ones.
@@ -305,22 +305,30 @@ def _find_keepers(
     """Find a keeper for each of some items of one cluster, -1 where it has to stay."""
     found = _nearest(loose, kept, ranks, features, said, eps=eps)
     scene_of = said.scene_of[loose]
+    alone = np.flatnonzero((found < 0) & (scene_of < 0))
+    found[alone] = _cover_anew(loose[alone], ranks, features, said, eps=eps)
+    kept = np.concatenate([kept, loose[alone[found[alone] < 0]]])
+    rest = np.flatnonzero((found < 0) & (scene_of >= 0))
+    found[rest] = _nearest(loose[rest], kept, ranks, features, said, eps=eps)
     for scene in np.unique(scene_of[(found < 0) & (scene_of >= 0)]):
         rest = np.flatnonzero((found < 0) & (scene_of == scene))
         keepers = kept[said.scene_of[kept] == scene]
         if not len(keepers):
             # All that were kept of it have gone for others: the best one that cannot stays.
-            keepers = loose[rest[[ranks[loose[rest]].argmin()]]]
-            rest = np.setdiff1d(rest, np.flatnonzero(np.isin(loose, keepers)))
+            best = rest[ranks[loose[rest]].argmin()]
+            keepers, rest = loose[[best]], rest[rest != best]
         found[rest] = _nearest(loose[rest], keepers, ranks, features, said, eps=_FARTHEST)
-    alone = np.flatnonzero((found < 0) & (scene_of < 0))
-    items = loose[alone]
-    one_cluster = np.zeros(len(items), np.int32)
-    position = cover_keepers(features[items], one_cluster, ranks[items], eps=eps)
-    covered = position >= 0
-    covered[covered] = said.may_go(items[covered], items[position[covered]])
-    found[alone[covered]] = items[position[covered]]
     return found
+
+
+def _cover_anew(items: Items, ranks: Ranks, features: Features, said: Said, *, eps: float) -> Items:
+    """Choose keepers among items that have none: `(n,)`, -1 for one that stays."""
+    position = cover_keepers(features[items], np.zeros(len(items), np.int32), ranks[items], eps=eps)
+    keeper_of = np.where(position >= 0, items[position], -1)
+    goes = keeper_of >= 0
+    # Who goes for one that it may not go for stays as well: nobody goes for it.
+    keeper_of[goes] = np.where(said.may_go(items[goes], keeper_of[goes]), keeper_of[goes], -1)
+    return keeper_of
 
 
 def _nearest(

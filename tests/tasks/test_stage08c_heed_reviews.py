@@ -123,8 +123,8 @@ def test_in_a_scene_a_twin_is_better_than_its_keeper_far_away() -> None:
     assert heeded([0, 5, 20, 22], [-1, 0, -1, -1], scenes=((0, 1, 2),)) == [-1, 0, 3, -1]
 
 
-def test_who_went_for_one_of_a_scene_but_is_none_of_it_stays() -> None:
-    assert heeded([0, 20, 25], [-1, -1, 1], scenes=((0, 1),)) == [-1, 0, -1]
+def test_who_went_for_one_of_a_scene_but_is_none_of_it_stays_as_its_twin() -> None:
+    assert heeded([0, 20, 25], [-1, -1, 1], scenes=((0, 1),)) == [-1, 2, -1]
 
 
 def test_noise_and_other_clusters_are_left_alone() -> None:

@@ -260,7 +260,7 @@ def _touched_clusters(labels: Labels, said: Said) -> Iterator[Items]:
     """The sorted items of every cluster that people said anything of."""
     order = np.argsort(labels, kind="stable")
     in_order = labels[order]
-    for label in np.unique(labels[said.is_touched() & (labels >= 0)]):
+    for label in np.unique(labels[said.is_touched() & (labels >= 0)]).tolist():
         first, last = np.searchsorted(in_order, [label, label + 1])
         yield order[first:last]
 

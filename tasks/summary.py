@@ -188,7 +188,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
             "annotation cost",
             f"{summary.cost_left:,.2f} left, {summary.cost_saved:,.2f} saved",
         )
-        rows.insert(12, cost)
+        rows.insert(13, cost)
     return [(label, value) for label, value in rows if value]
 
 

@@ -172,7 +172,7 @@ def fold(reviews: Iterable[RecordedReview]) -> Verdicts:
     """
     stays: dict[str, Stay] = {}
     scene_of: dict[str, tuple[int, str]] = {}
-    pairs: dict[tuple[str, str], tuple[int, str | None]] = {}
+    pairs: dict[tuple[str, str], str | None] = {}  # which of the two goes, if any does
     for number, review in enumerate(reviews):
         kept = {c for group in review.groups if group.choice == "keep all" for c in group.sha256s}
         gone = [set(group.sha256s) for group in review.groups if group.choice == "remove all"]
@@ -186,7 +186,7 @@ def fold(reviews: Iterable[RecordedReview]) -> Verdicts:
         for verdict in review.images:
             is_chosen = verdict.choice == "keep this one"
             goes = verdict.keeper_sha256 if is_chosen else None
-            pairs[_pair(verdict.sha256, verdict.keeper_sha256)] = (number, goes)
+            pairs[_pair(verdict.sha256, verdict.keeper_sha256)] = goes
             if is_chosen and verdict.keeper_sha256 not in kept:
                 stays.pop(verdict.keeper_sha256, None)
             if not is_chosen:
@@ -199,19 +199,19 @@ def fold(reviews: Iterable[RecordedReview]) -> Verdicts:
     for content, name in scene_of.items():
         scenes.setdefault(name, []).append(content)
 
-    def is_apart(pair: tuple[str, str], number: int) -> bool:
+    def is_apart(pair: tuple[str, str]) -> bool:
+        # Of one scene again: a later review said so, for this one took the image out of it.
         first, second = (scene_of.get(content) for content in pair)
-        return pair[0] != pair[1] and not (first == second and first and first[0] > number)
+        return pair[0] != pair[1] and (first is None or first != second)
 
     def is_instead(pair: tuple[str, str]) -> bool:
         return pair[0] in stays and (pair[1] not in stays or pair[0] == pair[1])
 
-    chosen = (_turned(pair, goes) for pair, (_, goes) in pairs.items() if goes is not None)
+    chosen = (_turned(pair, goes) for pair, goes in pairs.items() if goes is not None)
+    apart = (pair for pair, goes in pairs.items() if goes is None)
     return Verdicts(
         stays=dict(sorted(stays.items())),
-        apart=tuple(
-            sorted(pair for pair, (n, goes) in pairs.items() if goes is None and is_apart(pair, n))
-        ),
+        apart=tuple(sorted(filter(is_apart, apart))),
         instead=tuple(sorted(filter(is_instead, chosen))),
         scenes=tuple(sorted(tuple(sorted(group)) for group in scenes.values() if len(group) > 1)),
     )

@@ -96,6 +96,14 @@ def test_keeper_beyond_eps_of_the_chosen_one_stays() -> None:
     assert heeded([0, 20], [-1, 0], stays=(1,), instead=((1, 0),)) == [-1, -1]
 
 
+def test_keeper_beyond_eps_of_the_chosen_one_does_not_go_for_a_third() -> None:
+    assert heeded([0, 20, 9], [-1, 0, -1], stays=(1,), instead=((1, 0),)) == [-1, -1, -1]
+
+
+def test_copy_that_is_kept_anyhow_stays_and_not_a_better_one_too() -> None:
+    assert heeded([0, 0], [1, -1], contents=[0, 0], stays=(0,)) == [1, -1]
+
+
 def test_exact_copy_that_is_chosen_stays_instead_of_the_other() -> None:
     words: dict[str, Any] = {"contents": [0, 0, 1], "stays": (0,), "instead": ((0, 0),)}
     assert heeded([0, 0, 5], [-1, 0, 0], **words, meant=(1,)) == [1, -1, 1]

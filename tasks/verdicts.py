@@ -170,51 +170,76 @@ def fold(reviews: Iterable[RecordedReview]) -> Verdicts:
     Of each content and of each pair of contents, the last review that speaks of it decides. In one
     review, what was said of an image wins over what was said of its group.
     """
-    stays: dict[str, Stay] = {}
-    scene_of: dict[str, tuple[int, str]] = {}
-    pairs: dict[tuple[str, str], str | None] = {}  # which of the two goes, if any does
+    said = _Said()
     for number, review in enumerate(reviews):
-        kept = {c for group in review.groups if group.choice == "keep all" for c in group.sha256s}
-        gone = [set(group.sha256s) for group in review.groups if group.choice == "remove all"]
-        for content in kept:
-            stays[content] = Stay(because="keep all", is_every=True, urls=())
-            scene_of.pop(content, None)
-        for scene in joined(gone):
-            for content in scene:
-                stays.pop(content, None)
-                scene_of[content] = (number, min(scene))
-        for verdict in review.images:
-            is_chosen = verdict.choice == "keep this one"
-            goes = verdict.keeper_sha256 if is_chosen else None
-            pairs[_pair(verdict.sha256, verdict.keeper_sha256)] = goes
-            if is_chosen and verdict.keeper_sha256 not in kept:
-                stays.pop(verdict.keeper_sha256, None)
-            if not is_chosen:
-                scene_of.pop(verdict.sha256, None)
-        meant: dict[str, list[ImageVerdict]] = {}
-        for verdict in review.images:
-            meant.setdefault(verdict.sha256, []).append(verdict)
-        stays |= {c: _stay(verdicts) for c, verdicts in meant.items() if c not in kept}
-    scenes: dict[tuple[int, str], list[str]] = {}
-    for content, name in scene_of.items():
-        scenes.setdefault(name, []).append(content)
+        said.hear_groups(review.groups, number)
+        said.hear_images(review.images)
+    return said.verdicts()
 
-    def is_apart(pair: tuple[str, str]) -> bool:
+
+class _Said:
+    """What holds after the reviews so far."""
+
+    def __init__(self) -> None:
+        self._stays: dict[str, Stay] = {}
+        self._scene_of: dict[str, tuple[int, str]] = {}
+        self._goes: dict[tuple[str, str], str | None] = {}
+        """Which of two contents goes for the other; None where neither does."""
+        self._kept: set[str] = set()
+        """What the last review keeps by its groups."""
+
+    def hear_groups(self, verdicts: Iterable[GroupVerdict], number: int) -> None:
+        """Take in what a review says of groups."""
+        groups = {"keep all": [set[str]()], "remove all": []}
+        for verdict in verdicts:
+            groups[verdict.choice].append(set(verdict.sha256s))
+        self._kept = set().union(*groups["keep all"])
+        for content in self._kept:
+            self._stays[content] = Stay(because="keep all", is_every=True, urls=())
+            self._scene_of.pop(content, None)
+        for scene in joined(groups["remove all"]):
+            for content in scene:
+                self._stays.pop(content, None)
+                self._scene_of[content] = (number, min(scene))
+
+    def hear_images(self, verdicts: Iterable[ImageVerdict]) -> None:
+        """Take in what the same review says of images."""
+        said_of: dict[str, list[ImageVerdict]] = {}
+        for verdict in verdicts:
+            said_of.setdefault(verdict.sha256, []).append(verdict)
+            is_chosen = verdict.choice == "keep this one"
+            pair = _pair(verdict.sha256, verdict.keeper_sha256)
+            self._goes[pair] = verdict.keeper_sha256 if is_chosen else None
+            if not is_chosen:
+                self._scene_of.pop(verdict.sha256, None)
+            elif verdict.keeper_sha256 not in self._kept:
+                self._stays.pop(verdict.keeper_sha256, None)
+        for content in said_of.keys() - self._kept:
+            self._stays[content] = _stay(said_of[content])
+
+    def verdicts(self) -> Verdicts:
+        """All of it, each thing once and in order."""
+        scenes: dict[tuple[int, str], list[str]] = {}
+        for content, name in self._scene_of.items():
+            scenes.setdefault(name, []).append(content)
+        turned = (_turned(pair, goes) for pair, goes in self._goes.items() if goes is not None)
+        apart = (pair for pair, goes in self._goes.items() if goes is None)
+        groups = (tuple(sorted(scene)) for scene in scenes.values() if len(scene) > 1)
+        return Verdicts(
+            stays=dict(sorted(self._stays.items())),
+            apart=tuple(sorted(filter(self._is_apart, apart))),
+            instead=tuple(sorted(filter(self._is_instead, turned))),
+            scenes=tuple(sorted(groups)),
+        )
+
+    def _is_apart(self, pair: tuple[str, str]) -> bool:
         # Of one scene again: a later review said so, for this one took the image out of it.
-        first, second = (scene_of.get(content) for content in pair)
+        first, second = (self._scene_of.get(content) for content in pair)
         return pair[0] != pair[1] and (first is None or first != second)
 
-    def is_instead(pair: tuple[str, str]) -> bool:
-        return pair[0] in stays and (pair[1] not in stays or pair[0] == pair[1])
-
-    chosen = (_turned(pair, goes) for pair, goes in pairs.items() if goes is not None)
-    apart = (pair for pair, goes in pairs.items() if goes is None)
-    return Verdicts(
-        stays=dict(sorted(stays.items())),
-        apart=tuple(sorted(filter(is_apart, apart))),
-        instead=tuple(sorted(filter(is_instead, chosen))),
-        scenes=tuple(sorted(tuple(sorted(group)) for group in scenes.values() if len(group) > 1)),
-    )
+    def _is_instead(self, pair: tuple[str, str]) -> bool:
+        chosen, old = pair
+        return chosen in self._stays and (old not in self._stays or chosen == old)
 
 
 def joined(groups: Iterable[set[str]]) -> list[set[str]]:

@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from flows.local_server import LocalServer, read_body
 from tasks import storage
-from tasks.errors import ArtifactError, MissingArtifactError
+from tasks.errors import MissingArtifactError, ReviewError
 from tasks.manifests import LoadedManifest, report_url_of
 from tasks.originals import Originals
-from tasks.review_form import check_review, empty_review, review_url
+from tasks.reviews import Review, parse_review, verdicts_of
 
 MAX_REVIEW_BYTES = 64 * 2**20
 """A choice for each of 100,000 images with long names has half of that."""
@@ -92,13 +92,13 @@ def _review_endpoint(manifest: LoadedManifest) -> Callable[[Request], Awaitable[
         try:
             content = storage.read_bytes(url)
         except FileNotFoundError:
-            content = empty_review(manifest).model_dump_json().encode()
+            content = _empty_review(manifest).model_dump_json().encode()
         return Response(content, media_type="application/json")
 
     def save(content: bytes) -> Response:
         try:
-            check_review(content, manifest)
-        except ArtifactError as error:
+            _check_review(content, manifest, url)
+        except ReviewError as error:
             raise HTTPException(422, str(error)) from None
         storage.publish_bytes(url, content)
         return PlainTextResponse("saved\n")
@@ -109,3 +109,24 @@ def _review_endpoint(manifest: LoadedManifest) -> Callable[[Request], Awaitable[
         return await run_in_threadpool(save, await read_body(request, MAX_REVIEW_BYTES))
 
     return review
+
+
+def review_url(manifest_url: str) -> str:
+    """Where the review of a manifest lies."""
+    return storage.join(manifest_url.rpartition("/")[0], "review.json")
+
+
+def _empty_review(manifest: LoadedManifest) -> Review:
+    return Review(
+        format="image-dedup review 1",
+        run_id=manifest.summary.run_id,
+        manifest_digest=manifest.digest,
+        choices=(),
+    )
+
+
+def _check_review(content: bytes, manifest: LoadedManifest, url: str) -> None:
+    review = parse_review(content, url)
+    # A person may take back all that was said; `dedup review` would have nothing to do then.
+    if review != _empty_review(manifest):
+        verdicts_of(review, manifest)

@@ -23,11 +23,10 @@ import pytest
 from PIL import Image
 
 from flows.local_server import LocalServer
-from flows.serving import MAX_REVIEW_BYTES, report_server
+from flows.serving import MAX_REVIEW_BYTES, report_server, review_url
 from tasks import storage
 from tasks.errors import DedupError
 from tasks.manifests import read_manifest
-from tasks.review_form import review_url
 from tests.flows.test_cli import DEDUP, dedup
 from tests.written_nights import publish_manifest
 

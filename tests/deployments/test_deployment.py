@@ -59,6 +59,15 @@ class Orchestra:
         with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/{path}") as answer:
             return json.load(answer)
 
+    def wait_for_log(self, text: str) -> str:
+        """Wait until the worker has passed on a text: the server knows of a state before that."""
+        for _ in range(60):
+            log = self.worker_log.read_text()
+            if text in log:
+                return log
+            time.sleep(0.5)
+        raise AssertionError(f"not in the log of the worker: {text}\n{log[-4000:]}")
+
     def wait_for_apply(self, manifest_url: str, wanted: str) -> dict[str, Any]:
         """Wait until the apply of a manifest is in some state."""
         state = None
@@ -215,8 +224,9 @@ def test_failed_run_fails_and_says_why_in_one_line(orchestra: Orchestra, tmp_pat
         "deployment", "run", "dedup/main", "--watch", "--param", f"config={json.dumps(config)}"
     )
     assert finished.returncode == 1
-    log = orchestra.worker_log.read_text()
-    assert f"expected a folder of images, found nothing: file://{tmp_path}/nowhere" in log
+    log = orchestra.wait_for_log(
+        f"expected a folder of images, found nothing: file://{tmp_path}/nowhere"
+    )
     assert "Traceback" not in log
 
 

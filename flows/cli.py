@@ -91,6 +91,12 @@ def run(
             help="Let a frame that hardly differs take the feature of the one before.",
         ),
     ] = None,
+    library: Annotated[
+        bool | None,
+        typer.Option(
+            "--library/--no-library", help="Compare with what earlier nights kept (the default)."
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels of what VGG16 sees.")
     ] = None,
@@ -132,6 +138,7 @@ def run(
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
             "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
             "gate": {"enabled": gate},
+            "library": {"enabled": library},
             "neighbors": {"eps": eps},
             "clusters": {"min_samples": min_samples, "keepers": keepers},
             "execution": {

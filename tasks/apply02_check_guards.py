@@ -171,7 +171,8 @@ def removed_fractions(manifest: LoadedManifest) -> dict[str, float]:
     """Share of the readable images of each partition that would be removed, in [0, 1]."""
     readable: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    rows = zip(manifest.table["url"].to_pylist(), manifest.table["action"].to_pylist(), strict=True)
+    table = manifest.table.filter(pc.not_equal(manifest.table["action"], "library"))
+    rows = zip(table["url"].to_pylist(), table["action"].to_pylist(), strict=True)
     for url, action in rows:
         partition = partition_of(
             relative_to(url, manifest.summary.source_url), manifest.partition_by

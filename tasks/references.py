@@ -55,6 +55,14 @@ class GateCheck:
 
 
 @dataclass(frozen=True)
+class Library:
+    """What a night is compared with: the segments of earlier nights, oldest first."""
+
+    folder_url: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Collection:
     """Everything known of the images of one run, and their features as one matrix."""
 
@@ -70,6 +78,17 @@ class Collection:
     """Items of the partition that has most of them."""
     num_missing: int
     """Images that were never embedded because their shard failed."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which images of a run the library has, or has a twin of."""
+
+    url: str
+    num_known: int
+    """Images that are in the library themselves."""
+    num_matched: int
+    """Images that have a twin there."""
 
 
 @dataclass(frozen=True)

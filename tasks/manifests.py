@@ -196,12 +196,9 @@ def _is_surely_right(table: pa.Table, source_url: str) -> pa.ChunkedArray:
     action, distance = table["action"], table["distance"]
     folder = as_folder(source_url)
     below = pc.utf8_slice_codeunits(table["url"], len(folder))
-    is_inside = pc.or_(
-        pc.and_(
-            pc.starts_with(table["url"], folder),
-            pc.invert(pc.match_substring_regex(below, r"^$|^[./]|/[./]")),
-        ),
-        pc.equal(action, "library"),
+    is_inside = pc.and_(
+        pc.starts_with(table["url"], folder),
+        pc.invert(pc.match_substring_regex(below, r"^$|^[./]|/[./]")),
     )
     has_content = pc.and_(
         pc.fill_null(pc.match_substring_regex(table["sha256"], f"^{_SHA256.pattern}$"), False),

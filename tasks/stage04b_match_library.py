@@ -1,7 +1,9 @@
 """Stage 4b: which images of the night the library has already, or has a twin of."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,9 @@ from config import DedupConfig, parse_duration
 from tasks import blas, storage
 from tasks.cells import open_features, partition_ranges
 from tasks.comparisons import COLUMNS_AT_ONCE, ROWS_AT_ONCE, Features, are_within, pair_distances
-from tasks.library import features_of, iterate_segments
+from tasks.library import ROWS_PER_GROUP, features_of, iterate_segments
 from tasks.references import Collection, Library, Matches
-from tasks.schemas import IMAGES, LIBRARY, MATCHES
+from tasks.schemas import FEATURE_DIM, IMAGES, LIBRARY, MATCHES
 from tasks.stage import stage
 from tasks.stage04_collect_features import write_matrix
 
@@ -79,8 +81,9 @@ def find_twins(
 ) -> dict[str, Row]:
     """Find for each image the nearest one that an earlier night kept, by comparing all.
 
-    Of equally near ones it is the one that was kept first. Only images of one partition and of one
-    kind of store are compared: nothing could look after a twin on another.
+    Of equally near ones it is an image of this night, or else the one that was kept first. Only
+    images of one partition and of one kind of store are compared: nothing could look after a twin
+    on another. Images of the night are in the partition that the night puts them in.
 
     Args:
         library: What earlier nights kept.
@@ -96,13 +99,10 @@ def find_twins(
     best = np.full(len(features), np.inf, np.float32)
     twin_of: dict[int, Row] = {}
     ranges = _ranges_of_cameras(items)
-    scheme = items["url"][0].as_py().partition("://")[0] if items.num_rows else ""
-    for segment in iterate_segments(library, LIBRARY.names):
-        counts = pc.starts_with(segment["url"], f"{scheme}://")
-        if not_before is not None:
-            counts = pc.and_(counts, pc.greater_equal(segment["captured_at"], not_before))
-        is_ours = pc.is_in(segment["camera"], pa.array(list(ranges), pa.string()))
-        rows = segment.filter(pc.and_(counts, is_ours))
+    is_ours = pa.array(list(ranges), pa.string())
+    known = known_rows(features, items, np.flatnonzero(is_known))
+    for candidates in chain(known, strange_rows(library, items, not_before)):
+        rows = candidates.filter(pc.is_in(candidates["camera"], is_ours))
         for camera in pc.unique(rows["camera"]).to_pylist():
             of_camera = rows.filter(pc.equal(rows["camera"], camera))
             start, stop = ranges[camera]
@@ -114,6 +114,30 @@ def find_twins(
             twin_of |= zip(wanted[is_nearer].tolist(), kept.to_pylist(), strict=True)
     names = items["image_id"].to_pylist()
     return {names[item]: row | {"distance": best[item]} for item, row in sorted(twin_of.items())}
+
+
+def known_rows(
+    features: Features, items: pa.Table, known: NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """Give the images of the night that the library has, as rows of `schemas.LIBRARY`."""
+    for start in range(0, len(known), ROWS_PER_GROUP):
+        some = known[start : start + ROWS_PER_GROUP]
+        rows = items.take(pa.array(some)).select(_IDENTITY).replace_schema_metadata(None)
+        feature = pa.FixedSizeListArray.from_arrays(features[some].ravel(), FEATURE_DIM)
+        yield rows.append_column("feature", feature).select(LIBRARY.names).cast(LIBRARY)
+
+
+def strange_rows(
+    library: Library, items: pa.Table, not_before: pa.Scalar | None
+) -> Iterator[pa.Table]:
+    """Read the rows of the library that are no images of the night but may be twins of some."""
+    scheme = items["url"][0].as_py().partition("://")[0] if items.num_rows else ""
+    for segment in iterate_segments(library, LIBRARY.names):
+        is_known = pc.is_in(segment["image_id"], value_set=items["image_id"])
+        counts = pc.and_not(pc.starts_with(segment["url"], f"{scheme}://"), is_known)
+        if not_before is not None:
+            counts = pc.and_(counts, pc.greater_equal(segment["captured_at"], not_before))
+        yield segment.filter(counts)
 
 
 def _ranges_of_cameras(items: pa.Table) -> dict[str, tuple[int, int]]:

@@ -270,7 +270,7 @@ def test_partitions_are_never_neighbors(night: Night, tmp_path: Path) -> None:
     for camera in ("north", "south"):
         shutil.copytree(night.folder / "junction-1", source / camera)
     together = run(source, tmp_path / "workspace")
-    apart = run(source, tmp_path / "workspace", source={"partition_by": "^([^/]+)/"})
+    apart = run(source, tmp_path / "apart", source={"partition_by": "^([^/]+)/"})
     assert (together.num_clusters, together.num_keep) == (1, 1)
     assert (apart.num_clusters, apart.num_keep) == (2, 2)
     assert apart.num_exact_copies == 7

@@ -116,9 +116,7 @@ def find_twins(
     return {names[item]: row | {"distance": best[item]} for item, row in sorted(twin_of.items())}
 
 
-def known_rows(
-    features: Features, items: pa.Table, known: NDArray[np.int64]
-) -> Iterator[pa.Table]:
+def known_rows(features: Features, items: pa.Table, known: NDArray[np.int64]) -> Iterator[pa.Table]:
     """Give the images of the night that the library has, as rows of `schemas.LIBRARY`."""
     for start in range(0, len(known), ROWS_PER_GROUP):
         some = known[start : start + ROWS_PER_GROUP]

@@ -216,6 +216,7 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
             "seed": 0,
         },
         "clusters": {"min_samples": 2, "keepers": "cover"},
+        "library": {"enabled": True, "window": None},
     }
 
 

@@ -119,7 +119,17 @@ def test_summary_counts_the_night(done: tuple[Summary, Path]) -> None:
     }
     assert summary.bytes_saved > 0
     assert list(summary.seconds) == [
-        *("list", "embed", "collect", "neighbors", "cluster", "sweep", "manifest", "index")
+        *(
+            "list",
+            "embed",
+            "collect",
+            "library",
+            "neighbors",
+            "cluster",
+            "sweep",
+            "manifest",
+            "index",
+        )
     ]
 
 

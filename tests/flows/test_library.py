@@ -189,6 +189,19 @@ def test_partitions_have_libraries_of_their_own(night: Night, tmp_path: Path) ->
     assert list(decisions(tuesday).values()) == ["keep"]
 
 
+def test_images_of_the_night_are_in_the_partition_of_the_night(
+    night: Night, tmp_path: Path
+) -> None:
+    frames = [f"junction-{camera}/00{number}.jpg" for camera in (1, 2) for number in range(2)]
+    folder = lay_out(night, tmp_path, all=frames)
+    run(folder / "all", folder / "workspace")
+
+    apart = run(folder / "all", folder / "workspace", source={"partition_by": "^([^/]+)/"})
+
+    assert sorted(decisions(apart).values()) == ["keep", "keep", "remove", "remove"]
+    assert apart.num_kept_before == 2
+
+
 def test_window_forgets_what_is_older(night: Night, tmp_path: Path) -> None:
     folder = lay_out(night, tmp_path, monday=["junction-1/000.jpg"], tuesday=["junction-1/001.jpg"])
     run(folder / "monday", folder / "workspace")

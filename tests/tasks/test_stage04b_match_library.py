@@ -75,6 +75,7 @@ def items_of(*image_ids: str, cameras: list[str] | None = None) -> pa.Table:
             "camera": camera,
             "captured_at": NOON,
             "item_id": item,
+            "sha256": image_id,
         }
         for item, (image_id, camera) in enumerate(
             zip(image_ids, cameras or [""] * len(image_ids), strict=True)
@@ -132,6 +133,15 @@ def test_known_images_need_no_twin(tmp_path: Path) -> None:
     assert set(known) == {"a"}
     assert known["a"]["url"] == "file:///a"
     assert found == {"b": "other"}
+
+
+def test_known_image_stands_where_the_night_puts_it(tmp_path: Path) -> None:
+    library = library_of(tmp_path, [kept("a", 0, camera="old name")])
+    items = items_of("a", "b", cameras=["east", "east"])
+
+    found = twins_of(library, directions(0, 1), items, is_known=np.array([True, False]))
+
+    assert found == {"b": "a"}
 
 
 def test_partitions_and_stores_are_kept_apart(tmp_path: Path) -> None:

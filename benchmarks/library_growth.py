@@ -91,7 +91,9 @@ def write_segment(library: str, number: int, num_images: int) -> None:
         },
     ).cast(LIBRARY)
     storage.publish_table(
-        f"{library}/{number:06}-night-{number:016x}.parquet", table, rows_per_group=ROWS_PER_GROUP
+        f"{library}/{number:06}-night{number}-{number:016x}.parquet",
+        table,
+        rows_per_group=ROWS_PER_GROUP,
     )
 
 

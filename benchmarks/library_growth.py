@@ -1,8 +1,8 @@
 """What a night costs as the library grows: python -m benchmarks.library_growth [--help].
 
 The night has a thousand made-up images and the library ever more, in segments of ten thousand. What
-is timed is all that the library adds to a night: opening it, matching the night with it, extending
-it; each size in a process of its own. Embedding the thousand images takes about 85 seconds beside it.
+is timed is what the library adds to a night: opening it and matching the night with it; each size
+in a process of its own. Embedding the thousand images would take some 85 seconds.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
-from flows import cli_acting, cli_asking, cli_evaluating
+from flows import cli_acting, cli_asking, cli_evaluating, cli_library
 from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
@@ -38,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_acting.add_commands(app)
+cli_library.add_commands(app)
 cli_asking.add_commands(app)
 cli_evaluating.add_commands(app)
 

@@ -17,7 +17,7 @@ from tasks.comparisons import Features
 from tasks.errors import ArtifactError
 from tasks.feature_store import feature_fingerprint
 from tasks.references import Library
-from tasks.schemas import FEATURE_DIM, LIBRARY
+from tasks.schemas import FEATURE_DIM, LIBRARY, fingerprint
 
 ROWS_PER_GROUP = 8_192
 """Rows that a night has in memory at a time: 16 MiB of features."""
@@ -33,7 +33,8 @@ def library_url(workspace_url: str, settings: FeatureSettings) -> str:
 def seen_by(library: str, night_url: str, night_id: str) -> Library:
     """The segments that a night is compared with: those there were when it first asked.
 
-    That is written down in the night, so that the same night, run again, decides the same.
+    That is written down in the night, so that the same night, run again, decides the same. Of what
+    was pruned since, it sees what is left.
 
     Args:
         library: Folder of segments.
@@ -55,7 +56,26 @@ def seen_by(library: str, night_url: str, night_id: str) -> Library:
         isinstance(name, str) and _SEGMENT.fullmatch(name) for name in written
     ):
         raise ArtifactError(f"expected a list of library segments: {url}")
-    return Library(folder_url=library, names=tuple(written))
+    return Library(folder_url=library, names=tuple(_present(written, file_names(library))))
+
+
+def _present(names: list[str], found: list[str]) -> Iterator[str]:
+    """The segments that are still there, and what has taken the place of the others."""
+    there = set(found)
+    last_of = {night_of(name): name for name in latest(found)}
+    for name in names:
+        if name in there:
+            yield name
+        elif night_of(name) in last_of:
+            yield last_of[night_of(name)]
+
+
+def night_of(name: str) -> str:
+    """The night that a segment is of."""
+    match = _SEGMENT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"no library segment: {name}")
+    return match["night_id"]
 
 
 def file_names(library: str) -> list[str]:
@@ -63,7 +83,7 @@ def file_names(library: str) -> list[str]:
     return [url.rpartition("/")[2] for url in storage.list_parquet(library)]
 
 
-def latest(names: Iterable[str], *, besides: str) -> list[str]:
+def latest(names: Iterable[str], *, besides: str | None = None) -> list[str]:
     """Choose the segment of each night that came last, in the order in which they came.
 
     Args:
@@ -96,6 +116,12 @@ def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
             return name
         numbers.append(int(match["number"]))
     return f"{max(numbers, default=0) + 1:06}{ending}"
+
+
+def pruned_name(name: str, image_ids: list[str]) -> str:
+    """Name what is left of a segment: it keeps its number and its night."""
+    head, _, _ = name.rpartition("-")
+    return f"{head}-{fingerprint(image_ids)}.parquet"
 
 
 def iterate_segments(library: Library, columns: list[str]) -> Iterator[pa.Table]:

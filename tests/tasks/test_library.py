@@ -18,6 +18,7 @@ from tasks.library import (
     iterate_segments,
     latest,
     library_url,
+    pruned_name,
     seen_by,
     segment_name,
 )
@@ -101,6 +102,22 @@ def test_night_sees_for_ever_what_it_saw_first(place: str) -> None:
     assert seen_by(library, f"{place}/nights/friday", "friday").names == (MONDAY, TUESDAY)
     assert seen_by(library, f"{place}/nights/monday", "monday").names == (TUESDAY,)
     assert json.loads(storage.read_bytes(f"{night}/library-f.json")) == [MONDAY]
+
+
+def test_night_sees_what_is_left_of_what_was_pruned(place: str) -> None:
+    library, night = f"{place}/library/f", f"{place}/nights/n"
+    for name in (MONDAY, TUESDAY):
+        storage.publish_table(f"{library}/{name}", segment("a", "b"))
+    assert seen_by(library, night, "n").names == (MONDAY, TUESDAY)
+    left = pruned_name(MONDAY, ["b"])
+    storage.publish_table(f"{library}/{left}", segment("b"))
+
+    fs, path = storage.filesystem(library)
+    for name in (MONDAY, TUESDAY):
+        fs.rm_file(f"{path}/{name}")
+
+    assert seen_by(library, night, "n").names == (left,)
+    assert left.startswith("000001-monday-")
 
 
 def test_first_night_of_all_sees_nothing(place: str) -> None:

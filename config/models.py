@@ -41,6 +41,10 @@ class SourceSettings(Settings):
     match) names the partition, for example `^([^/]+)/` for one folder per camera. Images of
     different partitions are never neighbours."""
 
+    settle: Duration = "0s"
+    """A file that was written less than so long ago may still be written to, and is left to the
+    next night."""
+
 
 class FeatureSettings(Settings):
     """What turns an image into a feature. All of it enters the fingerprint of the feature store."""

@@ -1,6 +1,7 @@
 """Night after night: what an earlier one kept is never kept again, and never removed."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from config import load_apply_config, load_config
 from flows.acting import apply_manifest
 from flows.dedup import dedup
 from tasks import storage
+from tasks.runs import open_run
 from tasks.summary import Summary
 from tests.conftest import Night
 
@@ -96,6 +98,31 @@ def test_summary_counts_this_night_alone(two_nights: tuple[Path, Summary, Summar
     assert (tuesday.num_images, tuesday.num_keep, tuesday.num_remove) == (5, 2, 3)
     assert (tuesday.num_remove_for_earlier, tuesday.num_kept_before) == (2, 0)
     assert tuesday.num_orphans == 0
+
+
+def test_report_shows_the_keeper_of_the_earlier_night(
+    two_nights: tuple[Path, Summary, Summary],
+) -> None:
+    folder, _, tuesday = two_nights
+
+    rows = storage.read_bytes(
+        f"{tuesday.report_url.removesuffix('index.html')}data/rows-000000.js"
+    ).decode()
+
+    kept = f"file://{folder}/monday/junction-1/000.jpg"
+    shown = json.loads(rows.removeprefix("report.rows(0,").removesuffix(");\n"))
+    (earlier,) = (row for row in shown if row["is_elsewhere"])
+    assert (earlier["path"], earlier["action"]) == (kept, "keep")
+    assert earlier["thumbnail"].startswith("data:image/jpeg;base64,")
+
+
+def test_run_is_asked_about_its_own_images(two_nights: tuple[Path, Summary, Summary]) -> None:
+    folder, _, tuesday = two_nights
+
+    run = open_run(str(folder / "workspace"), tuesday.run_id)
+
+    assert run.manifest.table["action"].to_pylist().count("library") == 0
+    assert run.images.num_rows == 5
 
 
 def test_any_night_again_decides_the_same(two_nights: tuple[Path, Summary, Summary]) -> None:

@@ -19,6 +19,7 @@ from tasks.apply02_check_guards import (
     lock_guard,
     quarantine_guard,
     require_met,
+    reviews_guard,
 )
 from tasks.apply03_lock_source import SourceLock, lock_source
 from tasks.apply04_check_twin import TwinCheck, Verification
@@ -44,6 +45,7 @@ from tasks.paths import folders_between, parents_of
 from tasks.purge_image import purge_image
 from tasks.put_back_image import put_back_image
 from tasks.stores import store_of
+from tasks.verdicts import read_verdicts
 
 
 def apply_manifest(config: ApplyConfig) -> ActingSummary:
@@ -112,6 +114,8 @@ def check_guards(manifest: LoadedManifest, places: Places, config: ApplyConfig) 
         guards.append(quarantine_guard(places, store_of(places.source_url)))
     if config.action == "copy":
         guards.append(copies_guard(places))
+    else:
+        guards.append(reviews_guard(manifest, read_verdicts(places.night_url)))
     return guards
 
 

@@ -23,7 +23,14 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
-from flows import cli_acting, cli_asking, cli_evaluating, cli_library
+from flows import (
+    cli_acting,
+    cli_asking,
+    cli_evaluating,
+    cli_library,
+    cli_reviewing,
+    cli_serving,
+)
 from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
@@ -41,6 +48,8 @@ cli_acting.add_commands(app)
 cli_library.add_commands(app)
 cli_asking.add_commands(app)
 cli_evaluating.add_commands(app)
+cli_reviewing.add_commands(app)
+cli_serving.add_commands(app)
 
 
 def main() -> None:
@@ -216,6 +225,8 @@ def _prepare_environment() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
+        # `dedup review` runs stages as plain functions, outside any flow.
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

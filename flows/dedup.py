@@ -45,6 +45,7 @@ from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores
 from tasks.stage07_cluster_images import cluster_images, measure_recall
 from tasks.stage08_choose_keepers import choose_keepers
 from tasks.stage08b_sweep_eps import sweep_eps
+from tasks.stage08c_heed_reviews import heed_reviews
 from tasks.stage09_write_manifest import write_manifest
 from tasks.stage10_write_report import write_report
 from tasks.stage11_build_index import build_index
@@ -97,6 +98,7 @@ def dedup(config: DedupConfig) -> Summary:
         neighbors, clusters = search_neighbors(fresh, config)
     with stopwatch(seconds, "cluster"):
         keepers = choose_keepers(clusters, fresh, config)
+        keepers = heed_reviews(keepers, clusters, fresh, config)
     with stopwatch(seconds, "sweep"):
         sweep_eps(collection, config)  # for the report; no decision waits for it
     with stopwatch(seconds, "manifest"):

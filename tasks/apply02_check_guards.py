@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from config import ApplySettings, parse_duration
 from tasks.apply01_plan_actions import Places
 from tasks.apply03_lock_source import holder_of
-from tasks.distances import within
 from tasks.errors import GuardError
 from tasks.manifests import GATED, LoadedManifest
 from tasks.paths import partition_of, relative_to
 from tasks.stores import Store
+from tasks.verdicts import SAME_SCENE, Verdicts
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,39 @@ def copies_guard(places: Places) -> Guard:
     )
 
 
+def reviews_guard(manifest: LoadedManifest, verdicts: Verdicts) -> Guard:
+    """Check that what people have said by now is what the manifest heeds.
+
+    Args:
+        manifest: The manifest.
+        verdicts: What all reviews of its workspace amount to.
+    """
+    is_image = pc.invert(pc.is_in(manifest.table["action"], pa.array(["skip", "library"])))
+    readable = manifest.table.filter(is_image)
+    contents = dict(zip(readable["url"].to_pylist(), readable["sha256"].to_pylist(), strict=True))
+    now = verdicts.among(contents.items())
+    scene_of = {content: number for number, group in enumerate(now.scenes) for content in group}
+    goes = readable.filter(pc.equal(readable["reason"], SAME_SCENE))
+    scenes = (
+        [scene_of.get(contents[url]) for url in goes[name].to_pylist()]
+        for name in ("url", "keeper_url")
+    )
+    num_unsaid = sum(a is None or a != b for a, b in zip(*scenes, strict=True))
+    heeded = None if manifest.heeded is None else manifest.heeded.digest
+    is_current = heeded == (now.digest if now else None)
+    finding = f"{goes.num_rows:,} images to remove go beyond eps, as a person wants it"
+    if num_unsaid:
+        finding = f"{num_unsaid:,} images to remove go beyond eps as one scene, and nobody said so"
+    if not is_current:
+        finding = "people have said something else of these images than it heeds"
+    return Guard(
+        name="reviews",
+        is_met=is_current and not num_unsaid,
+        finding=finding,
+        setting="a manifest made anew by dedup run or dedup review",
+    )
+
+
 def lock_guard(folder_url: str) -> Guard:
     """See whether somebody holds the lock right now; changes nothing."""
     holder = holder_of(folder_url)
@@ -150,10 +184,8 @@ def lock_guard(folder_url: str) -> Guard:
 
 
 def count_orphans(manifest: LoadedManifest) -> int:
-    """Images to remove whose keeper is farther away than eps."""
-    table = manifest.table
-    removed = table.filter(pc.equal(table["action"], "remove"))
-    return int((~within(removed["distance"].to_numpy(), manifest.summary.eps)).sum())
+    """Images to remove whose keeper is farther away than eps, and no person wants it so."""
+    return manifest.summary.num_orphans
 
 
 def count_gated(manifest: LoadedManifest) -> int:

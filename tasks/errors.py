@@ -65,6 +65,10 @@ class ApprovalError(DedupError):
     """The run has not been approved, or was rejected."""
 
 
+class ReviewError(DedupError):
+    """A review is of another manifest, says what none can say, or contradicts itself."""
+
+
 class ClusterError(DedupError):
     """The package of a task runner is not installed, or its cluster does not answer."""
 

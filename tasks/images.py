@@ -34,7 +34,18 @@ Image.init()
 _FORMATS = tuple(sorted(set(Image.OPEN) - {"EPS"}))
 _FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
 
+# What browsers show by themselves; Pillow calls a JPEG with a second picture in it MPO.
+_MEDIA_TYPES = {
+    "AVIF": "image/avif",
+    "GIF": "image/gif",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "PNG": "image/png",
+    "WEBP": "image/webp",
+}
+
 _SHARPNESS_SIZE = 448
+_SHOWN_SIZE = 2_560
 _THUMBNAIL_SIZE = 160
 _ORIENTATION_TAG = 0x0112
 _ORIENTATIONS_THAT_TRANSPOSE = frozenset({5, 6, 7, 8})
@@ -91,6 +102,33 @@ def make_thumbnail(content: bytes, *, max_pixels: int) -> bytes:
         orientation = _orientation(image)
         image.draft(None, (2 * _THUMBNAIL_SIZE, 2 * _THUMBNAIL_SIZE))
         return _thumbnail(_to_rgb(image), orientation)
+
+
+def as_browsers_show(content: bytes, *, max_pixels: int) -> tuple[bytes, str]:
+    """Make an image into one that every browser shows.
+
+    Args:
+        content: The whole file.
+        max_pixels: Largest width times height that is decoded, here or by the browser.
+
+    Returns:
+        The file itself and its media type, or an upright JPEG, its longer side at most 2,560
+        pixels, where browsers do not know the format.
+
+    Raises:
+        UnreadableImageError: As for `decode_image`.
+    """
+    with _readable(content, max_pixels) as image:
+        media_type = _MEDIA_TYPES.get(str(image.format))
+        if media_type is not None:
+            return content, media_type
+        with _turn(image):
+            orientation = _orientation(image)
+            rgb = _to_rgb(image)
+            rgb.thumbnail((_SHOWN_SIZE, _SHOWN_SIZE))
+            jpeg = io.BytesIO()
+            _upright(rgb, orientation).save(jpeg, "JPEG", quality=90)
+    return jpeg.getvalue(), "image/jpeg"
 
 
 @contextmanager

@@ -118,6 +118,15 @@ def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
     return f"{max(numbers, default=0) + 1:06}{ending}"
 
 
+def night_of_run(names: Iterable[str], run_id: str) -> str | None:
+    """The night that a run has added to the library; None when it has added nothing."""
+    for name in names:
+        match = _SEGMENT.fullmatch(name)
+        if match is not None and match["decision"] == run_id[-16:]:
+            return match["night_id"]
+    return None
+
+
 def pruned_name(name: str, image_ids: list[str]) -> str:
     """Name what is left of a segment: it keeps its number and its night."""
     head, _, _ = name.rpartition("-")

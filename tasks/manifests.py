@@ -19,11 +19,16 @@ from tasks.paths import as_folder, is_inside, is_spelt_once
 from tasks.references import GateCheck
 from tasks.schemas import MANIFEST, SCHEMA_VERSION
 from tasks.summary import Summary, summarize
+from tasks.verdicts import SAME_SCENE, STAYS
 
 DIGEST = "digest"
 """The metadata entry that holds the digest of all the others and of the rows."""
 
+VERDICTS = "verdicts"
+"""The metadata entry that says which verdicts of people a manifest heeds; none where none do."""
+
 _ROWS_PER_DIGEST_STEP = 10_000
+_RUN_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 _ACTIONS = ("keep", "remove", "skip", "library")
 _STAYING = ("keep", "library")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -39,6 +44,20 @@ class LoadedManifest:
     digest: str
     partition_by: str | None
     """The expression that named the partitions of the run."""
+    metadata: dict[str, str]
+    """All that it says of itself, as text."""
+    heeded: "HeededVerdicts | None"
+    """What people had said when it was written; None when they had said nothing of its images."""
+
+
+class HeededVerdicts(BaseModel):
+    """Which verdicts of people a manifest heeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    of_run: str = Field(pattern=_RUN_ID)
+    """The run as it would be called had nobody said anything."""
 
 
 class _SourceConfig(BaseModel):
@@ -68,6 +87,7 @@ class _Metadata(BaseModel):
     is_search_exact: bool
     num_ignored: Json[dict[str, int]]
     gate: Json[GateCheck] | None = None
+    verdicts: Json[HeededVerdicts] | None = None
 
 
 GATED = "within eps, gated"
@@ -142,7 +162,8 @@ def read_manifest(url: str) -> LoadedManifest:
             f"manifest metadata is missing or wrong: {', '.join(names)}: {url}"
         ) from None
     problems = problems_of(table, said.source_url)
-    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", said.run_id) is None:
+    problems += problems_of_reasons(table, is_reviewed=said.verdicts is not None)
+    if re.fullmatch(_RUN_ID, said.run_id) is None:
         problems.append(f"the run id {said.run_id!r} is none")
     if not is_spelt_once(said.source_url):
         problems.append(f"the source_url {said.source_url!r} is not spelt as a listing spells it")
@@ -155,6 +176,8 @@ def read_manifest(url: str) -> LoadedManifest:
         summary=summarize(table, metadata, manifest_url=url, report_url=report_url_of(url)),
         digest=found,
         partition_by=said.config.source.partition_by,
+        metadata=metadata,
+        heeded=said.verdicts,
     )
 
 
@@ -189,6 +212,28 @@ def problems_of(table: pa.Table, source_url: str) -> list[str]:
         if problem is not None:
             problems.append(f"{problem}: {row['url']!r}")
     return problems
+
+
+def problems_of_reasons(table: pa.Table, *, is_reviewed: bool) -> list[str]:
+    """Say which rows claim a person's word that they cannot have.
+
+    Args:
+        table: Table of `schemas.MANIFEST`.
+        is_reviewed: Whether the manifest's own metadata names verdicts that it heeds.
+    """
+    goes, stays = pc.equal(table["reason"], SAME_SCENE), pc.starts_with(table["reason"], STAYS)
+    is_wrong = pc.or_(
+        pc.and_(goes, pc.not_equal(table["action"], "remove")),
+        pc.and_(stays, pc.not_equal(table["action"], "keep")),
+    )
+    if not is_reviewed:
+        is_wrong = pc.or_(goes, stays)
+    wrong = table.filter(pc.fill_null(is_wrong, False))
+    columns = (wrong[name].to_pylist() for name in ("action", "reason", "url"))
+    return [
+        f"action {action} for the reason {reason!r}, which no person gave: {url!r}"
+        for action, reason, url in zip(*columns, strict=True)
+    ]
 
 
 def _is_surely_right(table: pa.Table, source_url: str) -> pa.ChunkedArray:

@@ -63,6 +63,17 @@ class Library:
 
 
 @dataclass(frozen=True)
+class Heeded:
+    """What people said of the images of a run before it."""
+
+    url: str
+    digest: str
+    """Of the verdicts: `Verdicts.digest`."""
+    of_run: str
+    """The run as it would be called had nobody said anything."""
+
+
+@dataclass(frozen=True)
 class Collection:
     """Everything known of the images of one run, and their features as one matrix."""
 
@@ -78,6 +89,8 @@ class Collection:
     """Items of the partition that has most of them."""
     num_missing: int
     """Images that were never embedded because their shard failed."""
+    heeded: Heeded | None = None
+    """None when nobody has said anything of these images."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,8 @@ class Keepers:
 
     url: str
     num_removed: int
+    reasons_url: str | None = None
+    """Why images stay or go of which people have said something; None when they have not."""
 
 
 @dataclass(frozen=True)

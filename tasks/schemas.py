@@ -104,6 +104,13 @@ KEEPERS = pa.schema(
     ]
 )
 
+REASONS = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
 LIBRARY = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

@@ -15,10 +15,11 @@ from config import DedupConfig
 from tasks import storage
 from tasks.feature_store import gate_name, iterate_features, read_image_rows, store_url
 from tasks.paths import slug
-from tasks.references import Collection, GateCheck, Inventory, Library
+from tasks.references import Collection, GateCheck, Heeded, Inventory, Library
 from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, ITEMS, SCHEMA_VERSION, fingerprint
 from tasks.stage import stage
 from tasks.stage01_list_images import rows_digest
+from tasks.verdicts import Verdicts, read_verdicts
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ def collect_features(
     decided_by = fingerprint(
         source_url, inventory.night_id, earlier, settings, versions, read, checked
     )
-    run_id = f"{slug(source_url)}-{decided_by}"
+    undisputed_id = f"{slug(source_url)}-{decided_by}"
+    verdicts = verdicts_among(images, read_verdicts(workspace_url))
+    run_id = reviewed_id(undisputed_id, verdicts)
     run_url = storage.join(workspace_url, "runs", run_id)
     collection = Collection(
         run_id=run_id,
@@ -67,6 +70,7 @@ def collect_features(
         num_items=readable.num_rows,
         largest_partition=pc.max(pc.value_counts(readable["camera"]).field("counts")).as_py() or 0,
         num_missing=pc.sum(pc.equal(images["error"], NOT_EMBEDDED)).as_py() or 0,
+        heeded=publish_verdicts(verdicts, run_url, undisputed_id),
     )
     storage.publish_table(
         collection.images_url,
@@ -87,6 +91,40 @@ def collect_features(
     )
     logger.info("run %s: %d of %d images have a feature", run_id, len(items), images.num_rows)
     return collection
+
+
+def verdicts_among(images: pa.Table, verdicts: Verdicts) -> Verdicts:
+    """What people said of the readable images of a run.
+
+    Args:
+        images: Columns `url`, `sha256` and `item_id` of `schemas.IMAGES`.
+        verdicts: Of all contents.
+    """
+    readable = images.filter(pc.is_valid(images["item_id"]))
+    columns = (readable[name].to_pylist() for name in ("url", "sha256"))
+    return verdicts.among(zip(*columns, strict=True))
+
+
+def reviewed_id(undisputed_id: str, verdicts: Verdicts) -> str:
+    """Name a run that heeds verdicts; without any, it keeps its name.
+
+    Args:
+        undisputed_id: Its id had nobody said anything.
+        verdicts: What people said of its images.
+    """
+    if not verdicts:
+        return undisputed_id
+    name = undisputed_id.rpartition("-")[0]
+    return f"{name}-{fingerprint(undisputed_id, verdicts.digest)}"
+
+
+def publish_verdicts(verdicts: Verdicts, run_url: str, undisputed_id: str) -> Heeded | None:
+    """Publish what a run heeds; None without anything."""
+    if not verdicts:
+        return None
+    url = storage.join(run_url, "verdicts.json")
+    storage.publish_bytes(url, verdicts.model_dump_json().encode())
+    return Heeded(url=url, digest=verdicts.digest, of_run=undisputed_id)
 
 
 def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:

@@ -55,9 +55,27 @@ def choose_keepers(clusters: Clusters, collection: Collection, config: DedupConf
             keeper_of = cover_keepers(features, labels, ranks, eps=config.neighbors.eps)
     else:
         keeper_of = first_keepers(labels, url_ranks(items))
+    table = keeper_table(items, keeper_of, features)
+    url = storage.join(collection.run_url, "keepers.parquet")
+    storage.publish_table(url, table)
+    logger.info("%d of %d images can go", table.num_rows, collection.num_items)
+    return Keepers(url=url, num_removed=table.num_rows)
+
+
+def keeper_table(items: pa.Table, keeper_of: Items, features: Features) -> pa.Table:
+    """Write down which items go, for which keeper and how far it is.
+
+    Args:
+        items: Column `image_id` of `schemas.IMAGES`, in the order of the items.
+        keeper_of: `(N,)` the item that is kept for each, -1 for one that is kept itself.
+        features: `(N, D)` float32 of unit length.
+
+    Returns:
+        A table of `schemas.KEEPERS`.
+    """
     removed = np.flatnonzero(keeper_of >= 0)
     image_ids = items["image_id"].combine_chunks()
-    table = pa.Table.from_arrays(
+    return pa.Table.from_arrays(
         [
             image_ids.take(pa.array(removed)),
             image_ids.take(pa.array(keeper_of[removed])),
@@ -65,10 +83,6 @@ def choose_keepers(clusters: Clusters, collection: Collection, config: DedupConf
         ],
         schema=KEEPERS,
     )
-    url = storage.join(collection.run_url, "keepers.parquet")
-    storage.publish_table(url, table)
-    logger.info("%d of %d images can go", len(removed), collection.num_items)
-    return Keepers(url=url, num_removed=len(removed))
 
 
 def quality_ranks(items: pa.Table) -> Ranks:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -10,21 +11,32 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError
-from tasks.manifests import DIGEST, GATED, manifest_digest
+from tasks.manifests import DIGEST, GATED, VERDICTS, manifest_digest
 from tasks.references import (
     Clusters,
     Collection,
     GateCheck,
+    Heeded,
     Inventory,
     Keepers,
     Manifest,
     Matches,
     Neighbors,
 )
-from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, KNOWN, MANIFEST, MATCHES, SCHEMA_VERSION
+from tasks.schemas import (
+    CLUSTERS,
+    IMAGES,
+    KEEPERS,
+    KNOWN,
+    MANIFEST,
+    MATCHES,
+    REASONS,
+    SCHEMA_VERSION,
+)
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
 from tasks.summary import count_decisions
+from tasks.verdicts import STAYS, Verdicts, read_heeded
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -49,9 +61,16 @@ def write_manifest(
         storage.read_table(clusters.url, CLUSTERS),
         storage.read_table(keepers.url, KEEPERS),
         eps=eps,
+        reasons=read_reasons(keepers),
     )
     if matches is not None:
-        table = with_library(table, images, storage.read_table(matches.url, MATCHES), eps=eps)
+        table = with_library(
+            table,
+            images,
+            storage.read_table(matches.url, MATCHES),
+            eps=eps,
+            verdicts=read_heeded(collection.heeded),
+        )
     listing = storage.read_metadata(inventory.url)
     is_search_exact = neighbors.depth == 0
     # Only what shapes the decision: one more setting of how it was computed, and two equal
@@ -67,19 +86,49 @@ def write_manifest(
         "is_search_exact": json.dumps(is_search_exact),
         "num_ignored": listing["num_ignored"],
         **({} if gate is None else {"gate": json.dumps(asdict(gate), sort_keys=True)}),
-        "counts": count_decisions(table, eps=eps).model_dump_json(),
+    }
+    return publish_manifest(table, metadata, collection.run_url, collection.heeded)
+
+
+def publish_manifest(
+    table: pa.Table, metadata: Mapping[str, str], run_url: str, heeded: Heeded | None
+) -> Manifest:
+    """Publish a manifest.
+
+    Args:
+        table: Table of `schemas.MANIFEST`.
+        metadata: What it says of the run, without what can be counted in it.
+        run_url: Folder of the run.
+        heeded: What people said of its images.
+    """
+    said = {} if heeded is None else {"digest": heeded.digest, "of_run": heeded.of_run}
+    metadata = {
+        **metadata,
+        **({VERDICTS: json.dumps(said, sort_keys=True)} if said else {}),
+        "counts": count_decisions(table, eps=float(metadata["eps"])).model_dump_json(),
         "schema_version": str(SCHEMA_VERSION),
     }
     metadata[DIGEST] = manifest_digest(table, metadata)
-    table = table.replace_schema_metadata(metadata)
-    url = storage.join(collection.run_url, "manifest.parquet")
-    storage.publish_table(url, table)
+    url = storage.join(run_url, "manifest.parquet")
+    storage.publish_table(url, table.replace_schema_metadata(metadata))
     logger.info("manifest %s", url)
-    return Manifest(url=url, run_url=collection.run_url)
+    return Manifest(url=url, run_url=run_url)
+
+
+def read_reasons(keepers: Keepers) -> pa.Table:
+    """Why images stay or go of which people have said something."""
+    if keepers.reasons_url is None:
+        return REASONS.empty_table()
+    return storage.read_table(keepers.reasons_url, REASONS)
 
 
 def manifest_table(
-    images: pa.Table, clusters: pa.Table, keepers: pa.Table, *, eps: float
+    images: pa.Table,
+    clusters: pa.Table,
+    keepers: pa.Table,
+    *,
+    eps: float,
+    reasons: pa.Table | None = None,
 ) -> pa.Table:
     """Write one decision per image.
 
@@ -88,6 +137,7 @@ def manifest_table(
         clusters: Table of `schemas.CLUSTERS`.
         keepers: Table of `schemas.KEEPERS`.
         eps: Largest cosine distance at which an image counts as a twin.
+        reasons: Table of `schemas.REASONS`: what people said wins over the reasons found here.
 
     Returns:
         A table of `schemas.MANIFEST`, sorted by URL.
@@ -113,6 +163,9 @@ def manifest_table(
         reasons_to_remove(is_copy, is_gated, distance, eps=eps),
         kept_because,
     )
+    if reasons is not None:
+        said = pc.index_in(images["image_id"], value_set=reasons["image_id"])
+        reason = pc.coalesce(reasons["reason"].take(said), reason)
     action = pc.case_when(pc.make_struct(is_skipped, is_removed), "skip", "remove", "keep")
     return pa.table(
         {
@@ -128,7 +181,7 @@ def manifest_table(
 
 
 def with_library(
-    manifest: pa.Table, images: pa.Table, matches: pa.Table, *, eps: float
+    manifest: pa.Table, images: pa.Table, matches: pa.Table, *, eps: float, verdicts: Verdicts
 ) -> pa.Table:
     """Let images go for what earlier nights kept.
 
@@ -137,6 +190,7 @@ def with_library(
         images: Table of `schemas.IMAGES`, sorted by URL as the manifest is.
         matches: Table of `schemas.MATCHES`.
         eps: Largest cosine distance of a twin.
+        verdicts: What people said of the images; whom they want to stay does.
 
     Returns:
         A table of `schemas.MANIFEST`, sorted by URL. A keeper that is no image of the night has a
@@ -146,10 +200,12 @@ def with_library(
         return manifest
     first_id = (pc.max(manifest["cluster_id"]).as_py() or 0) + 1
     match = pc.index_in(images["image_id"], value_set=matches["image_id"])
-    distance = matches["distance"].take(match)
     keeper_url = matches["keeper_url"].take(match)
-    is_twin, is_known = pc.is_valid(distance), pc.and_(pc.is_valid(match), pc.is_null(distance))
-    keeper_urls = pc.unique(matches.filter(pc.is_valid(matches["distance"]))["keeper_url"]).sort()
+    word = words_that_keep(images, matches.take(match), verdicts)
+    is_matched = pc.is_valid(matches["distance"].take(match))
+    distance = pc.if_else(pc.is_null(word), matches["distance"].take(match), None)
+    is_twin, is_known = pc.is_valid(distance), pc.and_not(pc.is_valid(match), is_matched)
+    keeper_urls = pc.unique(keeper_url.filter(is_twin)).sort()
     number = pc.index_in(pc.if_else(is_twin, keeper_url, images["url"]), value_set=keeper_urls)
     reason = reasons_to_remove(
         pc.equal(images["sha256"], matches["keeper_sha256"].take(match)),
@@ -163,7 +219,8 @@ def with_library(
         "keeper_url": pc.if_else(is_twin, keeper_url, manifest["keeper_url"]),
         "distance": pc.if_else(is_twin, distance, manifest["distance"]),
         "reason": pc.case_when(
-            pc.make_struct(is_twin, is_known), reason, KNOWN, manifest["reason"]
+            pc.make_struct(is_twin, pc.is_valid(word), is_known),
+            *(reason, word, KNOWN, manifest["reason"]),
         ),
     }
     decided = pa.table(
@@ -183,6 +240,35 @@ def with_library(
         "reason": [KNOWN] * len(elsewhere),
     }
     return pa.concat_tables([decided, pa.table(rows, MANIFEST)]).sort_by("url")
+
+
+def words_that_keep(images: pa.Table, twins: pa.Table, verdicts: Verdicts) -> pa.Array:
+    """Find the images that stay because a person said so, though the library has a twin.
+
+    Args:
+        images: Columns `url` and `sha256` of `schemas.IMAGES`.
+        twins: For each of them a row of `schemas.MATCHES`, or nulls.
+        verdicts: What people said of the images.
+
+    Returns:
+        The reason of each image that stays, null for all others.
+    """
+    apart = {pair for pair in verdicts.apart for pair in (pair, pair[::-1])}
+    columns = (images["url"], images["sha256"], twins["keeper_sha256"], twins["distance"])
+
+    def word(url: str, content: str, keeper: str, distance: float | None) -> str | None:
+        stay = verdicts.stays.get(content)
+        if distance is None or (stay is None and (content, keeper) not in apart):
+            return None
+        if stay is None:
+            return f"{STAYS}not a duplicate"
+        is_copy = content == keeper and not stay.is_every and url not in stay.urls
+        return None if is_copy else f"{STAYS}{stay.because}"
+
+    if not verdicts:
+        return pa.nulls(images.num_rows, pa.string())
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    return pa.array([word(*row) for row in rows], pa.string())
 
 
 def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:

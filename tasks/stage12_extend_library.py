@@ -22,8 +22,22 @@ def extend_library(
 ) -> str:
     """Publish the segment of the night and return its URL; one that is there already stays."""
     folder_url = library_url(storage.absolute_url(config.workspace_url), config.features)
+    return publish_segment(folder_url, inventory.night_id, collection, manifest)
+
+
+def publish_segment(
+    folder_url: str, night_id: str, collection: Collection, manifest: Manifest
+) -> str:
+    """Publish what a run keeps and return its URL; one that is there already stays.
+
+    Args:
+        folder_url: The library.
+        night_id: The night of the run.
+        collection: All images of the run.
+        manifest: What was decided about them.
+    """
     names = file_names(folder_url)
-    name = segment_name(names, inventory.night_id, collection.run_id)
+    name = segment_name(names, night_id, collection.run_id)
     url = storage.join(folder_url, name)
     if name in names:
         return url
@@ -31,8 +45,7 @@ def extend_library(
         storage.read_table(manifest.url, MANIFEST),
         storage.read_table(collection.images_url, IMAGES),
     )
-    items = kept["item_id"].to_numpy()
-    features = open_features(collection.features_url)[items]
+    features = open_features(collection.features_url)[kept["item_id"].to_numpy()]
     table = pa.table(
         {
             **{column: kept[column] for column in LIBRARY.names if column != "feature"},
@@ -41,7 +54,7 @@ def extend_library(
         LIBRARY,
     ).replace_schema_metadata(
         {
-            "night_id": inventory.night_id,
+            "night_id": night_id,
             "run_id": collection.run_id,
             "schema_version": str(SCHEMA_VERSION),
         }

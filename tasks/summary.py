@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from tasks.distances import within
 from tasks.references import GateCheck
 from tasks.schemas import KNOWN
+from tasks.verdicts import SAME_SCENE, STAYS
 
 
 class Counts(BaseModel):
@@ -35,7 +36,8 @@ class Counts(BaseModel):
     num_kept_before: int
     """Images that stay because an earlier night kept them."""
     num_orphans: int
-    """Removed images whose keeper is farther away than eps; 0 unless keepers are `first`."""
+    """Removed images whose keeper is farther away than eps, although no person said that they show
+    one scene; 0 unless keepers are `first`."""
     bytes_total: int
     bytes_saved: int
     percent_annotation_left: float
@@ -63,6 +65,10 @@ class Summary(Counts):
     the summary was made from a manifest alone."""
     num_ignored: dict[str, int]
     """Files of the source that are no images of the run, by reason."""
+    num_stay_reviewed: int = 0
+    """Images that stay because a person said so."""
+    num_go_reviewed: int = 0
+    """Images that go beyond eps, because a person said that their group shows one scene."""
     cost_saved: float | None
     """Removed images times the price per image, when there is one."""
     cost_left: float | None
@@ -87,6 +93,7 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
     )
     readable = manifest.filter(pc.not_equal(manifest["action"], "skip"))
     removed = manifest.filter(pc.equal(manifest["action"], "remove"))
+    is_said = pc.equal(removed["reason"], SAME_SCENE).to_numpy()
     labels = readable["cluster_id"].to_numpy()
     _, images_of_cluster = np.unique(labels[labels >= 0], return_counts=True)
     sizes, times = np.unique(images_of_cluster, return_counts=True)
@@ -104,7 +111,7 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
         num_kept_before=_count(
             pc.and_(pc.equal(readable["action"], "keep"), pc.equal(readable["reason"], KNOWN))
         ),
-        num_orphans=int((~within(removed["distance"].to_numpy(), eps)).sum()),
+        num_orphans=int((~within(removed["distance"].to_numpy(), eps) & ~is_said).sum()),
         bytes_total=pc.sum(manifest["size_bytes"]).as_py() or 0,
         bytes_saved=pc.sum(removed["size_bytes"]).as_py() or 0,
         percent_annotation_left=(
@@ -150,6 +157,8 @@ def summarize(
         gate=TypeAdapter(GateCheck | None).validate_json(metadata.get("gate", "null")),
         num_embedded=num_embedded,
         num_ignored=json.loads(metadata["num_ignored"]),
+        num_stay_reviewed=pc.sum(pc.starts_with(manifest["reason"], STAYS)).as_py() or 0,
+        num_go_reviewed=pc.sum(pc.equal(manifest["reason"], SAME_SCENE)).as_py() or 0,
         cost_saved=None if price is None else round(price * counts.num_remove, 2),
         cost_left=None if price is None else round(price * counts.num_keep, 2),
         seconds=dict(seconds or {}),
@@ -171,6 +180,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("keep", _kept(summary)),
         ("remove", _removed(summary)),
         ("orphans", f"{summary.num_orphans:,}"),
+        ("reviewed", _reviewed(summary)),
         ("bytes saved", f"{summary.bytes_saved:,} of {summary.bytes_total:,}"),
         ("annotation cost left", f"{summary.percent_annotation_left:.1f} %"),
         ("eps", f"{summary.eps:g}"),
@@ -189,7 +199,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
             "annotation cost",
             f"{summary.cost_left:,.2f} left, {summary.cost_saved:,.2f} saved",
         )
-        rows.insert(12, cost)
+        rows.insert(13, cost)
     return [(label, value) for label, value in rows if value]
 
 
@@ -232,6 +242,11 @@ def _gate(gate: GateCheck) -> str:
     if gate.is_trusted:
         return f"{gate.num_gated:,} frames stand on another; {checked}"
     return f"off for this night; {checked}"
+
+
+def _reviewed(summary: Summary) -> str:
+    stay, go = summary.num_stay_reviewed, summary.num_go_reviewed
+    return f"{stay:,} stay, {go:,} go beyond eps as one scene" if stay or go else ""
 
 
 def _recall(summary: Summary) -> str:

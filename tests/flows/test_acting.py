@@ -89,7 +89,7 @@ def test_dry_run_changes_nothing_and_says_what_it_would_do(written: WrittenNight
     assert (tree(written.source_url), tree(written.workspace_url)) == before
     assert (summary.is_dry_run, summary.num_planned, summary.num_done) == (True, 4, 0)
     assert len(summary.first_rows) == 4
-    assert [guard.rpartition(" ")[2] for guard in summary.guards] == ["(met)"] * 8
+    assert [guard.rpartition(" ")[2] for guard in summary.guards] == ["(met)"] * 9
 
 
 def test_delete_moves_into_quarantine_and_undo_puts_back(written: WrittenNight) -> None:

@@ -13,7 +13,9 @@ import pytest
 from config import load_apply_config, load_config
 from flows.acting import apply_manifest
 from flows.dedup import dedup
+from flows.reviewing import review_manifest
 from tasks import storage
+from tasks.manifests import read_manifest
 from tasks.runs import open_run
 from tasks.summary import Summary
 from tests.conftest import Night
@@ -253,3 +255,61 @@ def test_nights_together_keep_what_one_run_keeps(night: Night, tmp_path: Path) -
     assert len(kept) == alone.num_keep
     assert {row["reason"] for row in kept} <= {"unique", "keeper"}
     assert all(np.isfinite(row["distance"]) for row in rows if row["action"] == "remove")
+
+
+def test_review_frees_an_image_from_its_earlier_twin(night: Night, tmp_path: Path) -> None:
+    folder = lay_out(
+        night,
+        tmp_path,
+        monday=["junction-1/000.jpg"],
+        tuesday=["junction-1/001.jpg", "junction-1/002.jpg", "junction-4/000.jpg"],
+    )
+    workspace = folder / "workspace"
+    run(folder / "monday", workspace)
+    tuesday = run(folder / "tuesday", workspace)
+    free = rows_of(tuesday)["tuesday/junction-1/001.jpg"]["url"]
+    choices = {
+        "format": "image-dedup review 1",
+        "run_id": tuesday.run_id,
+        "manifest_digest": read_manifest(tuesday.manifest_url).digest,
+        "choices": [{"choice": "not a duplicate", "url": free}],
+    }
+    (tmp_path / "review.json").write_text(json.dumps(choices))
+
+    reviewed = review_manifest(tuesday.manifest_url, str(tmp_path / "review.json"))
+    again = run(folder / "tuesday", workspace)
+
+    assert reviewed.num_changed_to_keep == 1
+    assert again.run_id == reviewed.run_id
+    assert {name: row["reason"] for name, row in rows_of(again).items()} == {
+        "monday/junction-1/000.jpg": "kept by an earlier night",
+        "tuesday/junction-1/001.jpg": "reviewed: not a duplicate",
+        "tuesday/junction-1/002.jpg": "within eps",
+        "tuesday/junction-4/000.jpg": "unique",
+    }
+    table = pq.read_table(io.BytesIO(storage.read_bytes(reviewed.manifest_url)))
+    assert table.to_pylist() == list(rows_of(again).values())
+
+
+def test_review_of_a_night_corrects_what_the_library_knows(night: Night, tmp_path: Path) -> None:
+    folder = lay_out(
+        night,
+        tmp_path,
+        monday=["junction-1/000.jpg", "junction-1/001.jpg"],
+        tuesday=["junction-1/002.jpg"],
+    )
+    workspace = folder / "workspace"
+    monday = run(folder / "monday", workspace)
+    other = rows_of(monday)["monday/junction-1/001.jpg"]["url"]
+    choices = {
+        "format": "image-dedup review 1",
+        "run_id": monday.run_id,
+        "manifest_digest": read_manifest(monday.manifest_url).digest,
+        "choices": [{"choice": "keep this one", "url": other}],
+    }
+    (tmp_path / "review.json").write_text(json.dumps(choices))
+    review_manifest(monday.manifest_url, str(tmp_path / "review.json"))
+
+    tuesday = run(folder / "tuesday", workspace)
+
+    assert rows_of(tuesday)["tuesday/junction-1/002.jpg"]["keeper_url"] == other

@@ -22,6 +22,7 @@ from tasks.images import (
     DECODER,
     DecodedImage,
     _one_line,
+    as_browsers_show,
     decode_image,
     laplacian_variance,
     make_thumbnail,
@@ -592,3 +593,43 @@ def test_thumbnail_of_a_broken_image_is_unreadable(content: bytes) -> None:
 
 def test_decoder_names_the_versions_that_decode() -> None:
     assert re.fullmatch(r"pillow \d+\.\S+, pillow-heif (none|\d+\.\S+)", DECODER)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "media_type"),
+    [
+        ("AVIF", "image/avif"),
+        ("GIF", "image/gif"),
+        ("JPEG", "image/jpeg"),
+        ("MPO", "image/jpeg"),
+        ("PNG", "image/png"),
+        ("WEBP", "image/webp"),
+    ],
+)
+def test_what_browsers_know_they_get_as_it_is(file_format: str, media_type: str) -> None:
+    content = encoded(photo(), file_format)
+    assert as_browsers_show(content, max_pixels=MAX_PIXELS) == (content, media_type)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_what_browsers_do_not_know_they_get_upright(orientation: int) -> None:
+    content = stored_photo(orientation, "TIFF")
+    shown, media_type = as_browsers_show(content, max_pixels=MAX_PIXELS)
+    assert (media_type, Image.open(io.BytesIO(shown)).size) == ("image/jpeg", (451, 300))
+    assert differences(decoded(shown), decoded(encoded(photo()))).mean() <= 2
+
+
+def test_a_large_scan_is_shown_smaller() -> None:
+    content = encoded(Image.new("I;16", (6_000, 3_000), 257 * 200), "TIFF")
+    shown, _ = as_browsers_show(content, max_pixels=MAX_PIXELS)
+    image = Image.open(io.BytesIO(shown))
+    assert image.size == (2_560, 1_280)
+    assert image.getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_browsers_get_no_bomb_and_nothing_but_images() -> None:
+    with pytest.raises(UnreadableImageError, match="decompression bomb"):
+        as_browsers_show(encoded(photo()), max_pixels=451 * 300 - 1)
+    for content in (b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<!doctype html>"):
+        with pytest.raises(UnreadableImageError):
+            as_browsers_show(content, max_pixels=MAX_PIXELS)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from tasks.manifests import (
     manifest_digest,
     manifest_url_of,
     problems_of,
+    problems_of_reasons,
     read_manifest,
     report_url_of,
     workspace_of,
     write_csv,
 )
 from tasks.schemas import MANIFEST
-from tests.written_nights import publish_manifest
+from tests.written_nights import publish_manifest, write_night
 
 SOURCE = "s3://bucket/night"
 ROWS: list[dict[str, Any]] = [
@@ -593,3 +595,41 @@ class TestKeepersOfEarlierNights:
     def test_image_itself_must_be_in_the_source(self) -> None:
         found = self.problems(self.EARLIER, self.GOES | {"url": "s3://elsewhere/new.jpg"})
         assert found == [f"not inside the source {SOURCE!r}: 's3://elsewhere/new.jpg'"]
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [
+        ("keep", "same scene, reviewed"),
+        ("remove", "reviewed: keep"),
+        ("skip", "reviewed: keep all"),
+    ],
+)
+def test_no_person_can_have_given_such_a_reason(action: str, reason: str) -> None:
+    row = {"url": "/u", "size_bytes": 1, "etag": "", "cluster_id": 0}
+    table = pa.Table.from_pylist([row | {"action": action, "reason": reason}], MANIFEST)
+    expected = [f"action {action} for the reason {reason!r}, which no person gave: '/u'"]
+    assert problems_of_reasons(table, is_reviewed=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"), [("remove", "same scene, reviewed"), ("keep", "reviewed: keep")]
+)
+def test_reason_of_a_person_needs_verdicts_in_the_metadata(action: str, reason: str) -> None:
+    row = {"url": "/u", "size_bytes": 1, "etag": "", "cluster_id": 0}
+    table = pa.Table.from_pylist([row | {"action": action, "reason": reason}], MANIFEST)
+    assert problems_of_reasons(table, is_reviewed=True) == []
+    assert len(problems_of_reasons(table, is_reviewed=False)) == 1
+
+
+@pytest.mark.parametrize(
+    "verdicts",
+    ["", "null and void", "{}", '{"digest": "0", "of_run": "night-0"}']
+    + [json.dumps({"digest": "0" * 64, "of_run": run}) for run in ("", "..", "../x", "a/b")],
+)
+def test_verdicts_that_are_none_refuse_a_manifest(tmp_path: Path, verdicts: str) -> None:
+    night = write_night(str(tmp_path), {"k": ["a"]})
+    night.rewrite(night.rows, verdicts=verdicts)
+    assert refusal_of(night.manifest_url).startswith(
+        "manifest metadata is missing or wrong: verdicts: "
+    )

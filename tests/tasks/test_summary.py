@@ -187,6 +187,8 @@ def test_summary_takes_the_rest_from_the_metadata() -> None:
         "gate": None,
         "num_embedded": None,
         "num_ignored": {"hidden": 2, "links": 1},
+        "num_stay_reviewed": 0,
+        "num_go_reviewed": 0,
         "cost_saved": None,
         "cost_left": None,
         "seconds": {},
@@ -298,3 +300,16 @@ def test_markdown_is_a_table_whatever_the_values_hold() -> None:
     lines = markdown.split("\n")
     assert lines[:4] == ["| | |", "| --- | --- |", "| run | night-1 |", "| source | /a\\|b\\|c |"]
     assert len(lines) == 2 + len(summary_rows(summary_of()))
+
+
+def test_what_a_person_wants_beyond_eps_is_no_orphan_and_is_told() -> None:
+    manifest = manifest_of(
+        decision("a", "aa", 1, 0, "keep", reason="reviewed: keep"),
+        decision("b", "bb", 1, 0, "remove", distance=0.06, reason="same scene, reviewed"),
+        decision("c", "cc", 1, 0, "remove", distance=0.06, reason="same cluster"),
+        decision("d", "dd", 1, 1, "keep", reason="reviewed: not a duplicate"),
+    )
+    summary = summary_of(manifest)
+    assert (summary.num_orphans, summary.num_stay_reviewed, summary.num_go_reviewed) == (1, 2, 1)
+    assert ("reviewed", "2 stay, 1 go beyond eps as one scene") in summary_rows(summary)
+    assert "reviewed" not in dict(summary_rows(summary_of()))

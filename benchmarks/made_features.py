@@ -71,7 +71,7 @@ def write_collection(folder: Path, num_items: int, seed: int = 0) -> Collection:
     """Write what stage 4 would have written of that many images of one camera."""
     write_features(folder / "features.npy", num_items, seed)
     numbers = np.arange(num_items)
-    urls = pa.array([f"/made/{number:09}.jpg" for number in range(num_items)])
+    urls = pa.array([f"file:///made/{number:09}.jpg" for number in range(num_items)])
     sharpness = np.random.default_rng(seed).lognormal(0, 1, num_items).astype(np.float32)
     columns = {
         "image_id": urls,

@@ -13,6 +13,7 @@ from config.models import (
     ExecutionSettings,
     FeatureSettings,
     GateSettings,
+    LibrarySettings,
     NeighborSettings,
     SourceSettings,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureSettings",
     "GateSettings",
     "GuardSettings",
+    "LibrarySettings",
     "NeighborSettings",
     "SourceSettings",
     "load_apply_config",

@@ -11,7 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from config.acting import ApplySettings
-from config.fields import Pattern, Settings, Suffix, TimeZone, Url
+from config.fields import Duration, Pattern, Settings, Suffix, TimeZone, Url
 
 IMAGE_SUFFIXES = (
     ".avif",
@@ -40,6 +40,10 @@ class SourceSettings(Settings):
     r"""Regular expression searched in the path below the source; its first group (or the whole
     match) names the partition, for example `^([^/]+)/` for one folder per camera. Images of
     different partitions are never neighbours."""
+
+    settle: Duration = "0s"
+    """A file that was written less than so long ago may still be written to, and is left to the
+    next night."""
 
 
 class FeatureSettings(Settings):
@@ -133,6 +137,17 @@ class ClusterSettings(Settings):
     every cluster stays, whatever the distance; the summary counts the orphans this makes."""
 
 
+class LibrarySettings(Settings):
+    """The images that earlier nights kept, and whether this one is compared with them."""
+
+    enabled: bool = True
+    """Compare with what earlier nights kept, and remember what this one keeps."""
+
+    window: Duration | None = None
+    """Compare only with images captured at most so long before the first of this night; by default
+    with all."""
+
+
 class ExecutionSettings(Settings):
     """How the work is carried out. Nothing here may change a byte of the manifest."""
 
@@ -190,6 +205,7 @@ class DedupConfig(Settings):
     gate: GateSettings = GateSettings()
     neighbors: NeighborSettings = NeighborSettings()
     clusters: ClusterSettings = ClusterSettings()
+    library: LibrarySettings = LibrarySettings()
 
     price_per_image: float | None = Field(default=None, ge=0.0)
     """Cost of annotating one image, in any currency; the summary then shows what is saved."""
@@ -240,5 +256,5 @@ class DedupConfig(Settings):
         """Everything that shapes the manifest, ready for JSON; no URL and no `execution`."""
         return self.model_dump(
             mode="json",
-            include={"source", "features", "gate", "neighbors", "clusters"},
+            include={"source", "features", "gate", "neighbors", "clusters", "library"},
         )

@@ -23,7 +23,14 @@ from rich.progress import (
 from rich.text import Text
 
 from config import ConfigError, DedupConfig, load_config
-from flows import cli_acting, cli_asking, cli_evaluating, cli_reviewing, cli_serving
+from flows import (
+    cli_acting,
+    cli_asking,
+    cli_evaluating,
+    cli_library,
+    cli_reviewing,
+    cli_serving,
+)
 from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
@@ -38,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli_acting.add_commands(app)
+cli_library.add_commands(app)
 cli_asking.add_commands(app)
 cli_evaluating.add_commands(app)
 cli_reviewing.add_commands(app)
@@ -93,6 +101,12 @@ def run(
             help="Let a frame that hardly differs take the feature of the one before.",
         ),
     ] = None,
+    library: Annotated[
+        bool | None,
+        typer.Option(
+            "--library/--no-library", help="Compare with what earlier nights kept (the default)."
+        ),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels of what VGG16 sees.")
     ] = None,
@@ -134,6 +148,7 @@ def run(
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
             "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
             "gate": {"enabled": gate},
+            "library": {"enabled": library},
             "neighbors": {"eps": eps},
             "clusters": {"min_samples": min_samples, "keepers": keepers},
             "execution": {

@@ -26,7 +26,9 @@ from tasks.references import (
     FeatureFile,
     GateCheck,
     Inventory,
+    Library,
     LinkFile,
+    Matches,
     Neighbors,
     SearchRange,
     Shard,
@@ -35,7 +37,9 @@ from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
 from tasks.stage03b_check_gate import check_gate
+from tasks.stage03c_open_library import open_library
 from tasks.stage04_collect_features import collect_features
+from tasks.stage04b_match_library import match_library
 from tasks.stage05_plan_cells import plan_cells
 from tasks.stage06_find_neighbors import find_cores, find_neighbors, mark_cores
 from tasks.stage07_cluster_images import cluster_images, measure_recall
@@ -45,6 +49,7 @@ from tasks.stage08c_heed_reviews import heed_reviews
 from tasks.stage09_write_manifest import write_manifest
 from tasks.stage10_write_report import write_report
 from tasks.stage11_build_index import build_index
+from tasks.stage12_extend_library import extend_library
 from tasks.summary import Summary
 
 logger = logging.getLogger(__name__)
@@ -85,16 +90,23 @@ def dedup(config: DedupConfig) -> Summary:
     with stopwatch(seconds, "embed"):
         feature_files, gate = embed_night(inventory, shards, config)
     with stopwatch(seconds, "collect"):
-        collection = collect_features(inventory, config, gate)
+        library = open_library(inventory, config) if config.library.enabled else None
+        collection = collect_features(inventory, config, gate, library)
+    with stopwatch(seconds, "library"):
+        matches, fresh = compare_with_library(library, collection, config)
     with stopwatch(seconds, "neighbors"):
-        neighbors, clusters = search_neighbors(collection, config)
+        neighbors, clusters = search_neighbors(fresh, config)
     with stopwatch(seconds, "cluster"):
-        keepers = choose_keepers(clusters, collection, config)
-        keepers = heed_reviews(keepers, clusters, collection, config)
+        keepers = choose_keepers(clusters, fresh, config)
+        keepers = heed_reviews(keepers, clusters, fresh, config)
     with stopwatch(seconds, "sweep"):
         sweep_eps(collection, config)  # for the report; no decision waits for it
     with stopwatch(seconds, "manifest"):
-        manifest = write_manifest(inventory, collection, neighbors, clusters, keepers, config, gate)
+        manifest = write_manifest(
+            inventory, collection, neighbors, clusters, keepers, config, gate, matches
+        )
+        if library is not None:
+            extend_library(inventory, collection, manifest, config)
     with stopwatch(seconds, "index"):
         build_index(collection, config)  # for users to query; no decision waits for it
     num_embedded = sum(file.num_embedded for file in feature_files)
@@ -147,6 +159,15 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
             raise NightIncompleteError(message)
         logger.warning("%s The manifest will say that the night is not complete.", message)
     return outcome.results
+
+
+def compare_with_library(
+    library: Library | None, collection: Collection, config: DedupConfig
+) -> tuple[Matches | None, Collection]:
+    """Find what earlier nights kept, and leave only the other images to be compared."""
+    if library is None:
+        return None, collection
+    return match_library(library, collection, config)
 
 
 def search_neighbors(collection: Collection, config: DedupConfig) -> tuple[Neighbors, Clusters]:

@@ -6,6 +6,7 @@ searched again, and no Prefect server is needed.
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,18 +16,26 @@ from config import ConfigError, DedupConfig, load_config
 from tasks import storage
 from tasks.cells import open_features
 from tasks.errors import ArtifactError, ReviewError
+from tasks.library import file_names, library_url, night_of_run
 from tasks.manifests import DIGEST, VERDICTS, LoadedManifest, read_manifest, workspace_of
-from tasks.references import Collection, Keepers
+from tasks.references import Collection, Heeded, Keepers, Manifest
 from tasks.reviews import parse_review, verdicts_of
-from tasks.schemas import IMAGES, KEEPERS
+from tasks.schemas import IMAGES, KEEPERS, MATCHES
 from tasks.stage04_collect_features import publish_verdicts, reviewed_id, verdicts_among
 from tasks.stage08c_heed_reviews import publish_heeded
-from tasks.stage09_write_manifest import manifest_table, publish_manifest, read_reasons
+from tasks.stage09_write_manifest import (
+    manifest_table,
+    publish_manifest,
+    read_reasons,
+    with_library,
+)
 from tasks.stage10_write_report import make_report
+from tasks.stage12_extend_library import publish_segment
 from tasks.verdicts import Verdicts, read_verdicts, record
 
 _DECIDING = ("images.parquet", "features.npy", "keepers.parquet")
 _BESIDE = ("sweep.json", "index.ann", "items.parquet")
+_OF_LIBRARY = ("matches.parquet", "new-images.parquet", "new-features.npy")
 
 
 class ReviewSummary(BaseModel):
@@ -111,18 +120,10 @@ def heed_verdicts(
     if is_written(run_url):
         return read_manifest(url)
     copy_artifacts(from_url, run_url)
-    collection = Collection(
-        run_id=run_id,
-        run_url=run_url,
-        images_url=storage.join(run_url, "images.parquet"),
-        features_url=storage.join(run_url, "features.npy"),
-        num_images=images.num_rows,
-        num_items=images.num_rows - images["item_id"].null_count,
-        largest_partition=0,
-        num_missing=0,
-        heeded=publish_verdicts(verdicts, run_url, undisputed_id),
+    collection = compared_images(
+        run_id, run_url, images.num_rows, publish_verdicts(verdicts, run_url, undisputed_id)
     )
-    clusters = clusters_of(manifest, images)
+    clusters = clusters_of(manifest, storage.read_table(collection.images_url, IMAGES))
     keepers = Keepers(storage.join(run_url, "keepers.parquet"), num_removed=0)
     if verdicts:
         labels = clusters["cluster_id"].to_numpy()
@@ -134,11 +135,58 @@ def heed_verdicts(
         eps=summary.eps,
         reasons=read_reasons(keepers),
     )
+    matches_url = storage.join(run_url, "matches.parquet")
+    if storage.exists(matches_url):
+        matches = storage.read_table(matches_url, MATCHES)
+        table = with_library(table, images, matches, eps=summary.eps, verdicts=verdicts)
     counted = ("counts", "schema_version", DIGEST, VERDICTS)
     metadata = {name: text for name, text in manifest.metadata.items() if name not in counted}
     written = publish_manifest(table, metadata | {"run_id": run_id}, run_url, collection.heeded)
+    correct_library(summary.run_id, written, collection, config)
     make_report(written, config, 0, {})
     return read_manifest(url)
+
+
+def correct_library(
+    run_id: str, manifest: Manifest, compared: Collection, config: DedupConfig
+) -> None:
+    """Let later nights know what the night keeps now, if they know what it kept."""
+    folder_url = library_url(storage.absolute_url(config.workspace_url), config.features)
+    night_id = night_of_run(file_names(folder_url), run_id)
+    if night_id is not None:
+        collection = replace(
+            compared,
+            images_url=storage.join(manifest.run_url, "images.parquet"),
+            features_url=storage.join(manifest.run_url, "features.npy"),
+        )
+        publish_segment(folder_url, night_id, collection, manifest)
+
+
+def compared_images(
+    run_id: str, run_url: str, num_images: int, heeded: Heeded | None
+) -> Collection:
+    """The images of a run that were compared with each other: those the library has not."""
+    names = ("new-images.parquet", "new-features.npy")
+    if not storage.exists(storage.join(run_url, names[0])):
+        names = ("images.parquet", "features.npy")
+    images_url, features_url = (storage.join(run_url, name) for name in names)
+    items = storage.read_table(images_url, IMAGES, ["item_id"])
+    return Collection(
+        run_id=run_id,
+        run_url=run_url,
+        images_url=images_url,
+        features_url=features_url,
+        num_images=num_images,
+        num_items=items.num_rows - items["item_id"].null_count,
+        largest_partition=0,
+        num_missing=0,
+        heeded=heeded,
+    )
+
+
+def own_decisions(manifest: LoadedManifest) -> pa.Table:
+    """The rows of a manifest that are images of its night."""
+    return manifest.table.filter(pc.not_equal(manifest.table["action"], "library"))
 
 
 def is_written(run_url: str) -> bool:
@@ -176,7 +224,8 @@ def images_of(manifest: LoadedManifest) -> pa.Table:
     run_url = manifest.url.rpartition("/")[0]
     images = storage.read_table(storage.join(run_url, "images.parquet"), IMAGES)
     same = ("url", "size_bytes", "etag", "sha256")
-    if not all(images[name].equals(manifest.table[name]) for name in same):
+    own = own_decisions(manifest)
+    if not all(images[name].equals(own[name]) for name in same):
         raise ArtifactError(f"images.parquet is not that of the manifest: {manifest.url}")
     storage.read_table(storage.join(run_url, "keepers.parquet"), KEEPERS)
     features_url = storage.join(run_url, "features.npy")
@@ -211,14 +260,14 @@ def config_of(manifest: LoadedManifest, workspace_url: str) -> DedupConfig:
 
 def clusters_of(manifest: LoadedManifest, images: pa.Table) -> pa.Table:
     """The columns `image_id` and `cluster_id` of `schemas.CLUSTERS`, in the order of the items."""
-    clustered = images.append_column("cluster_id", manifest.table["cluster_id"])
+    clustered = images.append_column("cluster_id", own_decisions(manifest)["cluster_id"])
     items = clustered.filter(pc.is_valid(clustered["item_id"])).sort_by("item_id")
     return items.select(["image_id", "cluster_id"]).combine_chunks()
 
 
 def copy_artifacts(from_url: str, run_url: str) -> None:
     """Give a run what it shares with another: images, features, keepers, sweep and index."""
-    for name in (*_DECIDING, *_BESIDE):
+    for name in (*_DECIDING, *_BESIDE, *_OF_LIBRARY):
         url, to_url = storage.join(from_url, name), storage.join(run_url, name)
         if name in _DECIDING or storage.exists(url):
             copy_file(url, to_url)
@@ -232,6 +281,7 @@ def copy_file(url: str, to_url: str) -> None:
 def num_changed(before: LoadedManifest, after: LoadedManifest, action: str, other: str) -> int:
     """Count the images that had one action and have another now; both list the same images."""
     is_changed = pc.and_(
-        pc.equal(before.table["action"], action), pc.equal(after.table["action"], other)
+        pc.equal(own_decisions(before)["action"], action),
+        pc.equal(own_decisions(after)["action"], other),
     )
     return pc.sum(is_changed).as_py() or 0

@@ -150,7 +150,7 @@ def _removals(manifest: LoadedManifest, settings: ApplySettings, to_folder: str)
 def _copies(manifest: LoadedManifest, settings: ApplySettings, to_folder: str) -> Iterator[Entry]:
     is_grouped = settings.only == "all"
     for row in manifest.table.to_pylist():
-        if row["action"] == "skip" or (not is_grouped and row["action"] != "keep"):
+        if row["action"] in ("skip", "library") or (not is_grouped and row["action"] != "keep"):
             continue
         path = copy_path(
             relative_to(row["url"], manifest.summary.source_url),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from config import ApplySettings, parse_duration
@@ -145,7 +146,8 @@ def reviews_guard(manifest: LoadedManifest, verdicts: Verdicts) -> Guard:
         manifest: The manifest.
         verdicts: What all reviews of its workspace amount to.
     """
-    readable = manifest.table.filter(pc.not_equal(manifest.table["action"], "skip"))
+    is_image = pc.invert(pc.is_in(manifest.table["action"], pa.array(["skip", "library"])))
+    readable = manifest.table.filter(is_image)
     contents = dict(zip(readable["url"].to_pylist(), readable["sha256"].to_pylist(), strict=True))
     now = verdicts.among(contents.items())
     scene_of = {content: number for number, group in enumerate(now.scenes) for content in group}
@@ -201,7 +203,8 @@ def removed_fractions(manifest: LoadedManifest) -> dict[str, float]:
     """Share of the readable images of each partition that would be removed, in [0, 1]."""
     readable: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    rows = zip(manifest.table["url"].to_pylist(), manifest.table["action"].to_pylist(), strict=True)
+    table = manifest.table.filter(pc.not_equal(manifest.table["action"], "library"))
+    rows = zip(table["url"].to_pylist(), table["action"].to_pylist(), strict=True)
     for url, action in rows:
         partition = partition_of(
             relative_to(url, manifest.summary.source_url), manifest.partition_by

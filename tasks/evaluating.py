@@ -232,7 +232,8 @@ def decided(run: Run, named: NamedImages) -> Decisions:
     return Decisions(
         labels=table["cluster_id"].to_numpy()[named.rows],
         is_removed=is_removed,
-        keeper_groups=np.where(is_removed, group_of_row[keeper], -1),
+        # A keeper of an earlier night has no row here, and so no group.
+        keeper_groups=np.where(is_removed & (keeper >= 0), group_of_row[keeper], -1),
     )
 
 

@@ -29,7 +29,8 @@ VERDICTS = "verdicts"
 
 _ROWS_PER_DIGEST_STEP = 10_000
 _RUN_ID = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
-_ACTIONS = ("keep", "remove", "skip")
+_ACTIONS = ("keep", "remove", "skip", "library")
+_STAYING = ("keep", "library")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -183,9 +184,10 @@ def read_manifest(url: str) -> LoadedManifest:
 def problems_of(table: pa.Table, source_url: str) -> list[str]:
     """Say what is wrong with the rows of a manifest, whoever wrote it.
 
-    Every image is in the source and has one row and one of the three actions. A removed image
-    names a keeper that is kept, and so never itself, nor one that is removed. Kept and removed
-    images have a digest and a size.
+    Every image is in the source and has one row and one of the actions. A removed image names a
+    keeper that is kept, and so never itself, nor one that is removed. Kept and removed images have
+    a digest and a size. A keeper of an earlier night has a row with the action `library`; it may
+    lie anywhere.
 
     Args:
         table: Table of `schemas.MANIFEST`.
@@ -248,12 +250,14 @@ def _is_surely_right(table: pa.Table, source_url: str) -> pa.ChunkedArray:
         pc.greater_equal(table["size_bytes"], 0),
     )
     has_twin = pc.and_(
-        pc.fill_null(pc.equal(table["keeper_action"], "keep"), False),
+        pc.fill_null(pc.is_in(table["keeper_action"], pa.array(_STAYING)), False),
         pc.fill_null(pc.and_(pc.greater_equal(distance, 0), pc.less_equal(distance, 2)), False),
     )
     is_right = pc.case_when(
         pc.make_struct(
-            pc.equal(action, "remove"), pc.equal(action, "keep"), pc.equal(action, "skip")
+            pc.equal(action, "remove"),
+            pc.is_in(action, pa.array(_STAYING)),
+            pc.equal(action, "skip"),
         ),
         pc.and_(has_content, has_twin),
         pc.and_(has_content, pc.is_null(table["keeper_url"])),
@@ -267,7 +271,10 @@ def _problem_of(row: Mapping[str, Any], source_url: str) -> str | None:
     action, keeper_url, distance = row["action"], row["keeper_url"], row["distance"]
     if action not in _ACTIONS:
         return f"unknown action {action!r}"
-    if not is_inside(row["url"], source_url):
+    if action == "library":
+        if not is_spelt_once(row["url"]):
+            return "not spelt as a listing spells it"
+    elif not is_inside(row["url"], source_url):
         return f"not inside the source {source_url!r}"
     if action != "skip" and (
         _SHA256.fullmatch(row["sha256"] or "") is None or row["size_bytes"] < 0
@@ -275,7 +282,7 @@ def _problem_of(row: Mapping[str, Any], source_url: str) -> str | None:
         return "no digest or no size of its content"
     if action != "remove":
         return None if keeper_url is None else f"action {action} with a keeper"
-    if keeper_url is None or row["keeper_action"] != "keep":
+    if keeper_url is None or row["keeper_action"] not in _STAYING:
         return f"its keeper is not kept ({keeper_url!r})"
     if distance is None or not 0 <= distance <= 2:
         return f"its distance to the keeper is {distance}"

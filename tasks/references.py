@@ -55,6 +55,14 @@ class GateCheck:
 
 
 @dataclass(frozen=True)
+class Library:
+    """What a night is compared with: the segments of earlier nights, oldest first."""
+
+    folder_url: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Heeded:
     """What people said of the images of a run before it."""
 
@@ -83,6 +91,17 @@ class Collection:
     """Images that were never embedded because their shard failed."""
     heeded: Heeded | None = None
     """None when nobody has said anything of these images."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which images of a run the library has, or has a twin of."""
+
+    url: str
+    num_known: int
+    """Images that are in the library themselves."""
+    num_matched: int
+    """Images that have a twin there."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tasks import storage
 from tasks.distances import similarity_percent
 from tasks.paths import as_folder
+from tasks.schemas import IMAGES
 
 ROWS_PER_SCRIPT = 50
 """Images whose thumbnails come in one script: some 300 KB."""
@@ -33,7 +34,7 @@ _WRITERS = 8
 
 _SHOWN = [
     *("path", "captured_at", "size_bytes", "width", "height", "sharpness"),
-    *("action", "reason", "keeper", "similarity"),
+    *("action", "reason", "keeper", "similarity", "is_elsewhere"),
 ]
 
 
@@ -79,13 +80,15 @@ def report_rows(manifest: pa.Table, images: pa.Table, source_url: str) -> pa.Tab
     Args:
         manifest: Table of `schemas.MANIFEST`, sorted by URL.
         images: Table of `schemas.IMAGES` that knows every URL of the manifest.
-        source_url: The source of both.
+        source_url: The source of the images of the night; keepers of earlier nights are shown like
+            others, but with their whole URL.
 
     Returns:
         One row per image of a group: `image_id`, `url`, `cluster_id`, `partition`, and what a page
         shows of it: `path` (below the source), `captured_at` (text, UTC), `size_bytes`, `width`,
-        `height`, `sharpness`, `action`, `reason`, `keeper` (row of its keeper, null when kept) and
-        `similarity` (to the keeper, in percent with two decimals, null when kept).
+        `height`, `sharpness`, `action`, `reason`, `keeper` (row of its keeper, null when kept),
+        `similarity` (to the keeper, in percent with two decimals, null when kept) and
+        `is_elsewhere` (a keeper of an earlier night: `path` is its URL).
     """
     grouped = manifest.filter(pc.greater_equal(manifest["cluster_id"], 0))
     rows = grouped.take(pa.array(_order(grouped)))
@@ -104,10 +107,11 @@ def report_rows(manifest: pa.Table, images: pa.Table, source_url: str) -> pa.Tab
             "width": known["width"],
             "height": known["height"],
             "sharpness": pc.round(pc.cast(known["sharpness"], pa.float64()), ndigits=4),
-            "action": rows["action"],
+            "action": pc.if_else(pc.equal(rows["action"], "library"), "keep", rows["action"]),
             "reason": rows["reason"],
             "keeper": pc.index_in(rows["keeper_url"], value_set=rows["url"]),
             "similarity": similarity,
+            "is_elsewhere": pc.equal(rows["action"], "library"),
         }
     )
 
@@ -129,9 +133,40 @@ def similarity_percent_of(distances: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values, mask=distances.is_null().to_numpy())])
 
 
+def with_earlier_images(images: pa.Table, matches: pa.Table) -> pa.Table:
+    """Add the keepers of earlier nights, of which less is known.
+
+    Args:
+        images: Table of `schemas.IMAGES`.
+        matches: Table of `schemas.MATCHES`.
+    """
+    is_strange = pc.invert(pc.is_in(matches["keeper_url"], value_set=images["url"]))
+    strange = matches.filter(is_strange)
+    first = pc.index_in(pc.unique(strange["keeper_url"]), value_set=strange["keeper_url"])
+    keepers = strange.take(first)
+    # Images are only compared within a partition, so it is that of any of them.
+    of_image = pc.index_in(keepers["image_id"], value_set=images["image_id"])
+    known = {
+        "image_id": keepers["keeper_image_id"],
+        "url": keepers["keeper_url"],
+        "size_bytes": keepers["keeper_size_bytes"],
+        "etag": keepers["keeper_etag"],
+        "sha256": keepers["keeper_sha256"],
+        "camera": images["camera"].take(of_image),
+    }
+    unknown = [pa.field(field.name, field.type) for field in IMAGES]
+    columns = [known.get(field.name, pa.nulls(keepers.num_rows, field.type)) for field in unknown]
+    loose = pa.schema(unknown)
+    return pa.concat_tables(
+        [images.replace_schema_metadata(None).cast(loose), pa.table(columns, schema=loose)]
+    )
+
+
 def paths_below(urls: pa.ChunkedArray, source_url: str) -> pa.ChunkedArray:
-    """The parts of URLs below the source."""
-    return pc.utf8_slice_codeunits(urls, len(as_folder(source_url)))
+    """The parts of URLs below the source; a URL that is not below it stays whole."""
+    folder = as_folder(source_url)
+    below = pc.utf8_slice_codeunits(urls, len(folder))
+    return pc.if_else(pc.starts_with(urls, folder), below, urls)
 
 
 def partition_names(cameras: pa.ChunkedArray, paths: pa.ChunkedArray) -> pa.ChunkedArray:

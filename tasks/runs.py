@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from config import DedupConfig
@@ -23,6 +24,7 @@ class Run:
     run_id: str
     run_url: str
     manifest: LoadedManifest
+    """Its table is without the rows of keepers of earlier nights."""
     images: pa.Table
     """Table of `schemas.IMAGES`, sorted by URL as the manifest is."""
     config: DedupConfig
@@ -50,6 +52,8 @@ def open_run(workspace_url: str, run_id: str) -> Run:
         ArtifactError: Manifest or table are missing or damaged, or not about the same images.
     """
     manifest = read_manifest(manifest_url_of(workspace_url, run_id))
+    is_own = pc.not_equal(manifest.table["action"], "library")
+    manifest = replace(manifest, table=manifest.table.filter(is_own))
     run_url = manifest.url.rpartition("/")[0]
     images_url = storage.join(run_url, "images.parquet")
     images = storage.read_table(images_url, IMAGES)

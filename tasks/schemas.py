@@ -111,6 +111,31 @@ REASONS = pa.schema(
     ]
 )
 
+LIBRARY = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("camera", pa.string(), nullable=False),
+        pa.field("captured_at", _TIME, nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("feature", pa.list_(pa.float32(), FEATURE_DIM), nullable=False),
+    ]
+)
+
+MATCHES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("keeper_image_id", pa.string(), nullable=False),
+        pa.field("keeper_url", pa.string(), nullable=False),
+        pa.field("keeper_size_bytes", pa.int64(), nullable=False),
+        pa.field("keeper_etag", pa.string(), nullable=False),
+        pa.field("keeper_sha256", pa.string(), nullable=False),
+        pa.field("distance", pa.float32()),
+    ]
+)
+
 MANIFEST = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
@@ -124,6 +149,10 @@ MANIFEST = pa.schema(
         pa.field("reason", pa.string(), nullable=False),
     ]
 )
+
+KNOWN = "kept by an earlier night"
+"""Reason of an image that stays because it is in the library, and of a keeper that is there and is
+no image of this night."""
 
 
 def fingerprint(*parts: object) -> str:

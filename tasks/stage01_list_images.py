@@ -5,11 +5,12 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from config import DedupConfig, SourceSettings
+from config import DedupConfig, SourceSettings, parse_duration
 from tasks import storage
 from tasks.errors import SourceError
 from tasks.paths import is_below, partition_of, slug
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload")
 """Endings of files that somebody is still writing."""
+
+UNSETTLED = "too new"
+"""Why a file is left to the next night."""
 
 _ROWS_PER_DIGEST_STEP = 10_000
 
@@ -38,9 +42,10 @@ def list_images(config: DedupConfig) -> Inventory:
         raise SourceError(f"the source {source_url} lies in the workspace {workspace_url}")
     files = storage.list_files(source_url)
     ignored: Counter[str] = Counter()
-    table = inventory_table(
-        select_images(files, config.source, workspace_url, ignored), config.source
-    )
+    images = select_images(files, config.source, workspace_url, ignored)
+    if config.source.settle != "0s":
+        images = settled_images(images, config.source, datetime.now(UTC), ignored)
+    table = inventory_table(images, config.source)
     table = table.replace_schema_metadata(
         {"source_url": source_url, "num_ignored": json.dumps(dict(sorted(ignored.items())))}
     )
@@ -77,6 +82,25 @@ def select_images(
             yield file
         else:
             ignored[reason] += 1
+
+
+def settled_images(
+    files: Iterable[StoredFile], settings: SourceSettings, present: datetime, ignored: Counter[str]
+) -> Iterator[StoredFile]:
+    """Pass on the files that nobody is writing to any more.
+
+    Args:
+        files: Files that are images of the run.
+        settings: How long a file may be written to.
+        present: The present time.
+        ignored: Counts the files left out.
+    """
+    last = present - parse_duration(settings.settle)
+    for file in files:
+        if file.modified_at <= last:
+            yield file
+        else:
+            ignored[UNSETTLED] += 1
 
 
 def reason_to_ignore(file: StoredFile, settings: SourceSettings) -> str | None:

@@ -15,7 +15,7 @@ from config import DedupConfig
 from tasks import storage
 from tasks.feature_store import gate_name, iterate_features, read_image_rows, store_url
 from tasks.paths import slug
-from tasks.references import Collection, GateCheck, Heeded, Inventory
+from tasks.references import Collection, GateCheck, Heeded, Inventory, Library
 from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, ITEMS, SCHEMA_VERSION, fingerprint
 from tasks.stage import stage
 from tasks.stage01_list_images import rows_digest
@@ -32,7 +32,10 @@ NOT_EMBEDDED = "not embedded: its shard failed"
 
 @stage("collect_features")
 def collect_features(
-    inventory: Inventory, config: DedupConfig, gate: GateCheck | None = None
+    inventory: Inventory,
+    config: DedupConfig,
+    gate: GateCheck | None = None,
+    library: Library | None = None,
 ) -> Collection:
     """Publish the table of all images of the run and the matrix of their features."""
     is_gated = gate is not None and gate.is_trusted
@@ -50,7 +53,10 @@ def collect_features(
         images, ["url", "etag", "camera", "captured_at", "sha256", "error", "stands_on"]
     )
     checked = None if gate is None else asdict(gate)
-    decided_by = fingerprint(source_url, inventory.night_id, settings, versions, read, checked)
+    earlier = None if library is None else library.names
+    decided_by = fingerprint(
+        source_url, inventory.night_id, earlier, settings, versions, read, checked
+    )
     undisputed_id = f"{slug(source_url)}-{decided_by}"
     verdicts = verdicts_among(images, read_verdicts(workspace_url))
     run_id = reviewed_id(undisputed_id, verdicts)

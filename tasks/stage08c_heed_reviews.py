@@ -17,6 +17,7 @@ from tasks.distances import within
 from tasks.references import Clusters, Collection, Keepers
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, REASONS
 from tasks.stage import stage
+from tasks.stage04_collect_features import verdicts_among
 from tasks.stage08_choose_keepers import (
     Labels,
     Ranks,
@@ -25,7 +26,7 @@ from tasks.stage08_choose_keepers import (
     nearest_keepers,
     quality_ranks,
 )
-from tasks.verdicts import SAME_SCENE, STAYS, Verdicts
+from tasks.verdicts import SAME_SCENE, STAYS, Verdicts, read_heeded
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def heed_reviews(
         keepers,
         storage.read_table(clusters.url, CLUSTERS)["cluster_id"].to_numpy(),
         collection,
-        Verdicts.model_validate_json(storage.read_bytes(collection.heeded.url)),
+        read_heeded(collection.heeded),
         eps=config.neighbors.eps,
     )
 
@@ -86,6 +87,7 @@ def publish_heeded(
 ) -> Keepers:
     """Read the keepers of a run, let the verdicts correct them, and publish what comes of it."""
     images = storage.read_table(collection.images_url, IMAGES)
+    verdicts = verdicts_among(images, verdicts)  # not of those that the library has settled
     items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
     features = open_features(collection.features_url)
     keeper_of = read_keepers(storage.read_table(keepers.url, KEEPERS), items)

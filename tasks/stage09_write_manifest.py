@@ -20,12 +20,23 @@ from tasks.references import (
     Inventory,
     Keepers,
     Manifest,
+    Matches,
     Neighbors,
 )
-from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, MANIFEST, REASONS, SCHEMA_VERSION
+from tasks.schemas import (
+    CLUSTERS,
+    IMAGES,
+    KEEPERS,
+    KNOWN,
+    MANIFEST,
+    MATCHES,
+    REASONS,
+    SCHEMA_VERSION,
+)
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
 from tasks.summary import count_decisions
+from tasks.verdicts import STAYS, Verdicts, read_heeded
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -40,16 +51,26 @@ def write_manifest(
     keepers: Keepers,
     config: DedupConfig,
     gate: GateCheck | None = None,
+    matches: Matches | None = None,
 ) -> Manifest:
     """Publish the manifest of the run."""
     eps = config.neighbors.eps
+    images = storage.read_table(collection.images_url, IMAGES)
     table = manifest_table(
-        storage.read_table(collection.images_url, IMAGES),
+        images,
         storage.read_table(clusters.url, CLUSTERS),
         storage.read_table(keepers.url, KEEPERS),
         eps=eps,
         reasons=read_reasons(keepers),
     )
+    if matches is not None:
+        table = with_library(
+            table,
+            images,
+            storage.read_table(matches.url, MATCHES),
+            eps=eps,
+            verdicts=read_heeded(collection.heeded),
+        )
     listing = storage.read_metadata(inventory.url)
     is_search_exact = neighbors.depth == 0
     # Only what shapes the decision: one more setting of how it was computed, and two equal
@@ -157,6 +178,97 @@ def manifest_table(
         },
         MANIFEST,
     )
+
+
+def with_library(
+    manifest: pa.Table, images: pa.Table, matches: pa.Table, *, eps: float, verdicts: Verdicts
+) -> pa.Table:
+    """Let images go for what earlier nights kept.
+
+    Args:
+        manifest: The decisions without the library, a table of `schemas.MANIFEST`.
+        images: Table of `schemas.IMAGES`, sorted by URL as the manifest is.
+        matches: Table of `schemas.MATCHES`.
+        eps: Largest cosine distance of a twin.
+        verdicts: What people said of the images; whom they want to stay does.
+
+    Returns:
+        A table of `schemas.MANIFEST`, sorted by URL. A keeper that is no image of the night has a
+        row of its own, and each has a cluster with the images that go for it.
+    """
+    if not matches.num_rows:
+        return manifest
+    first_id = (pc.max(manifest["cluster_id"]).as_py() or 0) + 1
+    match = pc.index_in(images["image_id"], value_set=matches["image_id"])
+    keeper_url = matches["keeper_url"].take(match)
+    word = words_that_keep(images, matches.take(match), verdicts)
+    is_matched = pc.is_valid(matches["distance"].take(match))
+    distance = pc.if_else(pc.is_null(word), matches["distance"].take(match), None)
+    is_twin, is_known = pc.is_valid(distance), pc.and_not(pc.is_valid(match), is_matched)
+    keeper_urls = pc.unique(keeper_url.filter(is_twin)).sort()
+    number = pc.index_in(pc.if_else(is_twin, keeper_url, images["url"]), value_set=keeper_urls)
+    reason = reasons_to_remove(
+        pc.equal(images["sha256"], matches["keeper_sha256"].take(match)),
+        pc.is_valid(images["stands_on"]),
+        distance,
+        eps=eps,
+    )
+    columns = {
+        "cluster_id": pc.coalesce(pc.add(number, first_id), manifest["cluster_id"]),
+        "action": pc.if_else(is_twin, "remove", manifest["action"]),
+        "keeper_url": pc.if_else(is_twin, keeper_url, manifest["keeper_url"]),
+        "distance": pc.if_else(is_twin, distance, manifest["distance"]),
+        "reason": pc.case_when(
+            pc.make_struct(is_twin, pc.is_valid(word), is_known),
+            *(reason, word, KNOWN, manifest["reason"]),
+        ),
+    }
+    decided = pa.table(
+        {name: columns.get(name, manifest[name]) for name in MANIFEST.names}, MANIFEST
+    )
+    elsewhere = keeper_urls.filter(pc.invert(pc.is_in(keeper_urls, value_set=images["url"])))
+    kept = matches.take(pc.index_in(elsewhere, value_set=matches["keeper_url"]))
+    rows = {
+        "url": kept["keeper_url"],
+        "size_bytes": kept["keeper_size_bytes"],
+        "etag": kept["keeper_etag"],
+        "sha256": kept["keeper_sha256"],
+        "cluster_id": pc.add(pc.index_in(elsewhere, value_set=keeper_urls), first_id),
+        "action": ["library"] * len(elsewhere),
+        "keeper_url": pa.nulls(len(elsewhere), pa.string()),
+        "distance": pa.nulls(len(elsewhere), pa.float32()),
+        "reason": [KNOWN] * len(elsewhere),
+    }
+    return pa.concat_tables([decided, pa.table(rows, MANIFEST)]).sort_by("url")
+
+
+def words_that_keep(images: pa.Table, twins: pa.Table, verdicts: Verdicts) -> pa.Array:
+    """Find the images that stay because a person said so, though the library has a twin.
+
+    Args:
+        images: Columns `url` and `sha256` of `schemas.IMAGES`.
+        twins: For each of them a row of `schemas.MATCHES`, or nulls.
+        verdicts: What people said of the images.
+
+    Returns:
+        The reason of each image that stays, null for all others.
+    """
+    apart = {pair for pair in verdicts.apart for pair in (pair, pair[::-1])}
+    columns = (images["url"], images["sha256"], twins["keeper_sha256"], twins["distance"])
+
+    def word(url: str, content: str, keeper: str, distance: float | None) -> str | None:
+        stay = verdicts.stays.get(content)
+        if distance is None or (stay is None and (content, keeper) not in apart):
+            return None
+        if stay is None:
+            return f"{STAYS}not a duplicate"
+        is_copy = content == keeper and not stay.is_every and url not in stay.urls
+        return None if is_copy else f"{STAYS}{stay.because}"
+
+    if not verdicts:
+        return pa.nulls(images.num_rows, pa.string())
+    rows = zip(*(column.to_pylist() for column in columns), strict=True)
+    return pa.array([word(*row) for row in rows], pa.string())
 
 
 def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect.artifacts import create_markdown_artifact
 
 from config import DedupConfig
@@ -14,7 +15,7 @@ from tasks.cells import open_features
 from tasks.feature_store import iterate_thumbnails, store_url
 from tasks.manifests import DIGEST, report_url_of
 from tasks.references import Manifest
-from tasks.report_data import ThumbnailFile, publish_scripts, report_rows
+from tasks.report_data import ThumbnailFile, publish_scripts, report_rows, with_earlier_images
 from tasks.report_page import (
     kept_over_eps_svg,
     page_script,
@@ -22,7 +23,7 @@ from tasks.report_page import (
     render_page,
     skipped_images,
 )
-from tasks.schemas import IMAGES, MANIFEST
+from tasks.schemas import IMAGES, MANIFEST, MATCHES
 from tasks.stage import stage
 from tasks.summary import Summary, summarize, summary_markdown
 
@@ -78,7 +79,11 @@ def publish_report(
     images = storage.read_table(storage.join(run_url, "images.parquet"), IMAGES)
     features = open_features(storage.join(run_url, "features.npy"))
     sweep = read_sweep(storage.join(run_url, "sweep.json"))
-    rows = report_rows(manifest, images, summary.source_url)
+    matches_url = storage.join(run_url, "matches.parquet")
+    shown = images
+    if storage.exists(matches_url):
+        shown = with_earlier_images(images, storage.read_table(matches_url, MATCHES))
+    rows = report_rows(manifest, shown, summary.source_url)
     with ThumbnailFile(rows.num_rows) as thumbnails:
         for positions, jpegs in iterate_thumbnails(store, rows["image_id"]):
             thumbnails.put(positions, jpegs)
@@ -91,7 +96,10 @@ def publish_report(
         digest=metadata[DIGEST],
         settings=json.loads(metadata["config"]),
         num_rows=rows.num_rows,
-        plots=plots_of(manifest, images, summary, features, sweep),
+        plots=plots_of(
+            manifest.filter(pc.not_equal(manifest["action"], "library")),
+            *(images, summary, features, sweep),
+        ),
         skipped=skipped_images(manifest, summary.source_url),
     )
     storage.publish_bytes(summary.report_url, page.encode())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from tasks.distances import within
 from tasks.references import GateCheck
+from tasks.schemas import KNOWN
 from tasks.verdicts import SAME_SCENE, STAYS
 
 
@@ -30,6 +31,10 @@ class Counts(BaseModel):
     num_noise: int
     num_keep: int
     num_remove: int
+    num_remove_for_earlier: int
+    """Removed images whose keeper was kept by an earlier night and is no image of this one."""
+    num_kept_before: int
+    """Images that stay because an earlier night kept them."""
     num_orphans: int
     """Removed images whose keeper is farther away than eps, although no person said that they show
     one scene; 0 unless keepers are `first`."""
@@ -78,6 +83,8 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
         manifest: Table of `schemas.MANIFEST`.
         eps: Largest cosine distance to a keeper that makes no orphan.
     """
+    is_earlier = pc.equal(manifest["action"], "library")
+    earlier, manifest = manifest.filter(is_earlier), manifest.filter(pc.invert(is_earlier))
     actions = Counter(
         {
             count["values"]: count["counts"]
@@ -100,6 +107,10 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
         num_noise=int((labels == -1).sum()),
         num_keep=actions["keep"],
         num_remove=actions["remove"],
+        num_remove_for_earlier=_count(pc.is_in(removed["keeper_url"], value_set=earlier["url"])),
+        num_kept_before=_count(
+            pc.and_(pc.equal(readable["action"], "keep"), pc.equal(readable["reason"], KNOWN))
+        ),
         num_orphans=int((~within(removed["distance"].to_numpy(), eps) & ~is_said).sum()),
         bytes_total=pc.sum(manifest["size_bytes"]).as_py() or 0,
         bytes_saved=pc.sum(removed["size_bytes"]).as_py() or 0,
@@ -166,8 +177,8 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("exact copies", f"{summary.num_exact_copies:,}"),
         ("clusters", f"{summary.num_clusters:,}" + (f" ({sizes} images)" if sizes else "")),
         ("noise (always kept)", f"{summary.num_noise:,}"),
-        ("keep", f"{summary.num_keep:,}"),
-        ("remove", f"{summary.num_remove:,}"),
+        ("keep", _kept(summary)),
+        ("remove", _removed(summary)),
         ("orphans", f"{summary.num_orphans:,}"),
         ("reviewed", _reviewed(summary)),
         ("bytes saved", f"{summary.bytes_saved:,} of {summary.bytes_total:,}"),
@@ -209,6 +220,20 @@ def markdown_table(rows: Iterable[tuple[str, str]]) -> str:
         cell = " ".join(value.split()).replace("|", r"\|")
         lines.append(f"| {label} | {cell} |")
     return "\n".join(lines)
+
+
+def _kept(summary: Summary) -> str:
+    before = f", {summary.num_kept_before:,} of them by an earlier night"
+    return f"{summary.num_keep:,}" + before * (summary.num_kept_before > 0)
+
+
+def _removed(summary: Summary) -> str:
+    earlier = f", {summary.num_remove_for_earlier:,} of them for images of earlier nights"
+    return f"{summary.num_remove:,}" + earlier * (summary.num_remove_for_earlier > 0)
+
+
+def _count(values: pa.ChunkedArray) -> int:
+    return pc.sum(values).as_py() or 0
 
 
 def _gate(gate: GateCheck) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError
+from tasks.references import Heeded
 from tasks.stores import store_of
 
 SAME_SCENE = "same scene, reviewed"
@@ -142,6 +143,13 @@ def read_reviews(workspace_url: str) -> list[RecordedReview]:
 def read_verdicts(workspace_url: str) -> Verdicts:
     """What all reviews of a workspace together amount to."""
     return fold(read_reviews(workspace_url))
+
+
+def read_heeded(heeded: Heeded | None) -> Verdicts:
+    """Read what a run heeds; no verdicts where that is nothing."""
+    if heeded is None:
+        return Verdicts()
+    return Verdicts.model_validate_json(storage.read_bytes(heeded.url))
 
 
 def record(review: RecordedReview, workspace_url: str) -> tuple[int, bool]:

@@ -56,7 +56,8 @@ function request(name) {
 async function loadRow(number) {
   const rows = await load(numbered("rows", Math.floor(number / ROWS_PER_SCRIPT)));
   const row = rows[number % ROWS_PER_SCRIPT];
-  return { ...row, number, url: page.folder + row.path };
+  const url = row.is_elsewhere ? row.path : page.folder + row.path;
+  return { ...row, number, url };
 }
 
 /** The paths of all rows, loaded piece by piece. */

@@ -195,7 +195,7 @@ def test_for_night_fills_a_template_wherever_it_stands_and_nothing_else() -> Non
 
 def test_deciding_settings_hold_no_url_and_no_execution() -> None:
     assert config(source={"suffixes": [".jpg"]}).deciding_settings() == {
-        "source": {"suffixes": [".jpg"], "partition_by": None},
+        "source": {"suffixes": [".jpg"], "partition_by": None, "settle": "0s"},
         "features": {
             "pooling": "avg",
             "gem_p": 3.0,
@@ -216,6 +216,7 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
             "seed": 0,
         },
         "clusters": {"min_samples": 2, "keepers": "cover"},
+        "library": {"enabled": True, "window": None},
     }
 
 

@@ -119,7 +119,17 @@ def test_summary_counts_the_night(done: tuple[Summary, Path]) -> None:
     }
     assert summary.bytes_saved > 0
     assert list(summary.seconds) == [
-        *("list", "embed", "collect", "neighbors", "cluster", "sweep", "manifest", "index")
+        *(
+            "list",
+            "embed",
+            "collect",
+            "library",
+            "neighbors",
+            "cluster",
+            "sweep",
+            "manifest",
+            "index",
+        )
     ]
 
 
@@ -270,7 +280,7 @@ def test_partitions_are_never_neighbors(night: Night, tmp_path: Path) -> None:
     for camera in ("north", "south"):
         shutil.copytree(night.folder / "junction-1", source / camera)
     together = run(source, tmp_path / "workspace")
-    apart = run(source, tmp_path / "workspace", source={"partition_by": "^([^/]+)/"})
+    apart = run(source, tmp_path / "apart", source={"partition_by": "^([^/]+)/"})
     assert (together.num_clusters, together.num_keep) == (1, 1)
     assert (apart.num_clusters, apart.num_keep) == (2, 2)
     assert apart.num_exact_copies == 7

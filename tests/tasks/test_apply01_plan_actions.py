@@ -225,6 +225,27 @@ class TestPlan:
             (night.url(path), f"file:///to/{path}") for path in ("c1/k.jpg", "k.jpg", "n.jpg")
         ]
 
+    def test_keeper_of_an_earlier_night_is_looked_after_and_never_copied(
+        self, night: WrittenNight
+    ) -> None:
+        earlier = night.rows[0] | {
+            "url": "file:///elsewhere/old.jpg",
+            "action": "library",
+            "keeper_url": None,
+            "distance": None,
+            "reason": "kept by an earlier night",
+        }
+        rows = [
+            row | {"keeper_url": earlier["url"]} if row["action"] == "remove" else row
+            for row in night.rows
+        ]
+        later = night.rewrite([*rows, earlier])
+
+        assert {entry.keeper.url for entry in plan(later) if entry.keeper} == {earlier["url"]}
+        for only in ("all", "keep"):
+            copied = plan(later, action="copy", copy_to_url="/to", only=only)
+            assert earlier["url"] not in {entry.image.url for entry in copied}
+
     def test_copy_of_a_path_that_leads_elsewhere_has_no_place(self, night: WrittenNight) -> None:
         rows = [row | {"url": row["url"].replace("n.jpg", "./n.jpg")} for row in night.rows]
         entries = plan(night.rewrite(rows), action="copy", copy_to_url="/to")

@@ -124,6 +124,17 @@ class TestGuardsOfTheManifest:
         assert guard.finding == "3 images to remove have a keeper farther away than eps"
         assert guards(far, guards={"allow_orphans": True})["twins"].is_met
 
+    def test_keeper_of_an_earlier_night_is_in_no_share(self, night: WrittenNight) -> None:
+        earlier = night.rows[0] | {
+            "url": "file:///elsewhere/old.jpg",
+            "action": "library",
+            "keeper_url": None,
+            "distance": None,
+        }
+        found = guards(night.rewrite([*night.rows, earlier]))
+        assert found["share removed"].finding == guards(night)["share removed"].finding
+        assert "60.00% of partition ''" in found["share removed of a partition"].finding
+
     def test_gated_removal_is_refused_unless_that_is_allowed(self, night: WrittenNight) -> None:
         assert guards(night)["own features"].is_met
         rows = [

@@ -558,6 +558,45 @@ def test_csv_reads_back_with_any_name() -> None:
     assert [row["url"] for row in rows] == [row["url"] for row in ROWS]
 
 
+class TestKeepersOfEarlierNights:
+    """Rows of the library: they may lie anywhere, and images may go for them."""
+
+    EARLIER = ROWS[KEEP] | {
+        "url": "s3://elsewhere/old.jpg",
+        "action": "library",
+        "reason": "kept by an earlier night",
+    }
+    GOES = ROWS[REMOVE] | {"keeper_url": "s3://elsewhere/old.jpg"}
+
+    def problems(self, *rows: dict[str, Any]) -> list[str]:
+        return problems_of(pa.Table.from_pylist(list(rows), MANIFEST), SOURCE)
+
+    def test_images_go_for_them(self) -> None:
+        assert self.problems(self.EARLIER, self.GOES) == []
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            ({"sha256": None}, "no digest or no size of its content"),
+            ({"size_bytes": -1}, "no digest or no size of its content"),
+            ({"keeper_url": "s3://x/y"}, "action library with a keeper"),
+        ],
+    )
+    def test_what_none_can_be_is_refused(self, change: dict[str, Any], problem: str) -> None:
+        found = self.problems(self.EARLIER | change)
+        assert found == [f"{problem}: 's3://elsewhere/old.jpg'"]
+
+    @pytest.mark.parametrize("url", ["file:///a/../b.jpg", "old.jpg", "file://a//b.jpg"])
+    def test_path_with_several_spellings_is_refused(self, url: str) -> None:
+        assert self.problems(self.EARLIER | {"url": url}) == [
+            f"not spelt as a listing spells it: {url!r}"
+        ]
+
+    def test_image_itself_must_be_in_the_source(self) -> None:
+        found = self.problems(self.EARLIER, self.GOES | {"url": "s3://elsewhere/new.jpg"})
+        assert found == [f"not inside the source {SOURCE!r}: 's3://elsewhere/new.jpg'"]
+
+
 @pytest.mark.parametrize(
     ("action", "reason"),
     [

@@ -20,8 +20,9 @@ from tasks.report_data import (
     paths_below,
     report_rows,
     rows_script,
+    with_earlier_images,
 )
-from tasks.schemas import IMAGES, MANIFEST
+from tasks.schemas import IMAGES, MANIFEST, MATCHES
 
 SOURCE = "s3://bucket/night"
 
@@ -91,8 +92,48 @@ def test_a_row_says_all_that_a_page_shows_of_an_image() -> None:
         "reason": "within eps",
         "keeper": 0,
         "similarity": 96.88,
+        "is_elsewhere": False,
     }
     assert (rows["keeper"][0].as_py(), rows["similarity"][0].as_py()) == (None, None)
+
+
+def test_keeper_of_an_earlier_night_is_shown_as_one() -> None:
+    old = "s3://bucket/monday/old.jpg"
+    manifest = pa.Table.from_pylist(
+        [
+            decision("x", 0, "library", reason="kept by an earlier night") | {"url": old},
+            removed("a.jpg", "unused", 0.03125) | {"keeper_url": old},
+        ],
+        MANIFEST,
+    )
+    match = {
+        "image_id": "a",
+        "keeper_image_id": "o",
+        "keeper_url": old,
+        "distance": 0.03125,
+        "keeper_size_bytes": 7,
+        "keeper_etag": "e",
+        "keeper_sha256": "ab",
+    }
+    matches = pa.Table.from_pylist([match, match | {"image_id": "b"}], MATCHES)
+    image = {
+        "image_id": "a",
+        "url": f"{SOURCE}/a.jpg",
+        "size_bytes": 7,
+        "etag": "e",
+        "camera": "east",
+        "captured_at": datetime(2026, 1, 30, tzinfo=UTC),
+    }
+
+    images = with_earlier_images(pa.Table.from_pylist([image], IMAGES), matches)
+    rows = report_rows(manifest, images, SOURCE).to_pylist()
+
+    assert images["image_id"].to_pylist() == ["a", "o"]
+    chosen = ("image_id", "path", "partition", "action", "keeper", "captured_at", "is_elsewhere")
+    assert [tuple(row[name] for name in chosen) for row in rows] == [
+        ("o", old, "east", "keep", None, None, True),
+        ("a", "a.jpg", "east", "remove", 0, "2026-01-30 00:00:00", False),
+    ]
 
 
 def test_keepers_come_first_and_then_the_weakest_similarity_and_its_keeper_before_others() -> None:
@@ -196,6 +237,7 @@ def test_scripts_hold_fifty_rows_with_their_thumbnails() -> None:
         "reason": "within eps",
         "keeper": 0,
         "similarity": 100.0,
+        "is_elsewhere": False,
         "thumbnail": None,
     }
     assert second[1][0]["thumbnail"] == (

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tasks.stage01_list_images import (
     list_images,
     reason_to_ignore,
     rows_digest,
+    settled_images,
 )
 from tasks.storage import StoredFile
 
@@ -69,6 +71,30 @@ def config(source: object, workspace: object, /, **settings: Any) -> DedupConfig
 def test_reason_to_ignore_a_file(relative_path: str, reason: str | None) -> None:
     file = stored(relative_path)
     assert reason_to_ignore(file, SourceSettings()) == reason
+
+
+def test_file_that_may_still_be_written_to_is_left_to_the_next_night() -> None:
+    ignored: Counter[str] = Counter()
+    ages = {"old.jpg": 11, "just.jpg": 10, "new.jpg": 9, "ahead.jpg": -5}
+    files = [stored(name, modified_at=NIGHT - timedelta(minutes=age)) for name, age in ages.items()]
+
+    settled = list(settled_images(files, SourceSettings(settle="10m"), NIGHT, ignored))
+
+    assert [file.relative_path for file in settled] == ["old.jpg", "just.jpg"]
+    assert ignored == {"too new": 2}
+
+
+@pytest.mark.parametrize(("settle", "num_images"), [("0s", 1), ("1h", 0)])
+def test_listing_waits_only_when_told(tmp_path: Path, settle: str, num_images: int) -> None:
+    (tmp_path / "night").mkdir()
+    (tmp_path / "night/a.jpg").write_bytes(b"just now")
+    (tmp_path / "night/b.txt").write_bytes(b"no image, however new")
+    inventory = list_images.fn(
+        config(tmp_path / "night", tmp_path / "work", source={"settle": settle})
+    )
+    ignored = json.loads(storage.read_metadata(inventory.url)["num_ignored"])
+    assert inventory.num_images == num_images
+    assert ignored == {"other suffixes": 1} | ({"too new": 1} if not num_images else {})
 
 
 def test_links_are_ignored_whatever_they_are_called() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from config import DedupConfig
@@ -15,13 +16,15 @@ from tasks import storage
 from tasks.errors import ArtifactError
 from tasks.manifests import manifest_digest
 from tasks.references import Clusters, Collection, Inventory, Keepers, Neighbors
-from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST
+from tasks.schemas import CLUSTERS, IMAGES, INVENTORY, KEEPERS, MANIFEST, MATCHES
 from tasks.stage09_write_manifest import (
     manifest_table,
     reasons_to_remove,
     reasons_to_skip,
+    with_library,
     write_manifest,
 )
+from tasks.verdicts import Verdicts
 from tasks.weights import WEIGHTS_DIGEST
 
 NOT_EMBEDDED = "not embedded: its shard failed"
@@ -295,3 +298,109 @@ class TestWriteManifest:
         neighbors = Neighbors(recall=1.0, depth=0)
         metadata = self.write(str(tmp_path), num_missing=0, neighbors=neighbors)
         assert (metadata["is_complete"], metadata["is_search_exact"]) == ("true", "true")
+
+
+def stays(content: str, *urls: str, is_every: bool = False) -> dict[str, Any]:
+    said = {"because": "not a duplicate", "is_every": is_every, "urls": urls}
+    return {f"{content:0>64}": said}
+
+
+class TestLibrary:
+    """Images that go for what earlier nights kept, or were kept by them."""
+
+    def test_keeper_of_an_earlier_night_has_a_row_and_a_cluster(self) -> None:
+        images = images_of(
+            image("a", sha256="aa"), image("b", sha256="bb"), image("c", sha256="cc")
+        )
+        alone = manifest_table(
+            images, clusters_of({"a": -1, "b": 0, "c": 0}), keepers_of(c=("b", 0.03125)), eps=0.05
+        )
+
+        manifest = decided(alone, images, matches_of(a=("old", "0d", 0.015625)))
+
+        assert manifest.schema.equals(MANIFEST)
+        b, old = "s3://bucket/b.jpg", "s3://bucket/old.jpg"
+        lines = [
+            ("a", 1, "etag-a", "aa", 1, "remove", old, 0.015625, "within eps"),
+            ("b", 1, "etag-b", "bb", 0, "keep", None, None, "keeper"),
+            ("c", 1, "etag-c", "cc", 0, "remove", b, 0.03125, "within eps"),
+            ("old", 3, "etag-old", "0d", 1, "library", None, None, "kept by an earlier night"),
+        ]
+        assert [tuple(row.values()) for row in manifest.to_pylist()] == [
+            (f"s3://bucket/{name}.jpg", *rest) for name, *rest in lines
+        ]
+
+    def test_keeper_that_is_an_image_of_the_night_has_one_row(self) -> None:
+        images = images_of(image("a", sha256="aa"), image("b", sha256="aa"))
+        alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
+
+        manifest = decided(alone, images, matches_of(a=("a", "aa", None), b=("a", "aa", 0.0)))
+
+        chosen = ("cluster_id", "action", "keeper_url", "reason")
+        assert [tuple(row[name] for name in chosen) for row in manifest.to_pylist()] == [
+            (0, "keep", None, "kept by an earlier night"),
+            (0, "remove", "s3://bucket/a.jpg", "exact copy"),
+        ]
+
+    def test_gated_image_says_so(self) -> None:
+        images = images_of(image("a", sha256="aa") | {"stands_on": "id-z"})
+        alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
+
+        manifest = decided(alone, images, matches_of(a=("old", "0d", 0.03125)))
+
+        assert manifest["reason"].to_pylist() == ["within eps, gated", "kept by an earlier night"]
+
+    def test_without_matches_nothing_changes(self) -> None:
+        images = images_of(image("a", sha256="aa"))
+        alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
+
+        assert decided(alone, images, matches_of()) is alone
+
+    @pytest.mark.parametrize(
+        ("said", "actions"),
+        [
+            ({}, ["remove", "remove", "library"]),
+            ({"stays": stays("aa")}, ["keep", "remove", "library"]),
+            # An exact copy of the keeper goes all the same, unless a person meant just this image.
+            ({"stays": stays("0d")}, ["remove", "remove", "library"]),
+            ({"stays": stays("0d", "s3://bucket/b.jpg")}, ["remove", "keep", "library"]),
+            ({"stays": stays("aa") | stays("0d", is_every=True)}, ["keep", "keep"]),
+            ({"apart": ((f"{'0d':0>64}", f"{'aa':0>64}"),)}, ["keep", "remove", "library"]),
+        ],
+    )
+    def test_whom_a_person_wants_to_stay_does(
+        self, said: dict[str, Any], actions: list[str]
+    ) -> None:
+        images = images_of(image("a", sha256=f"{'aa':0>64}"), image("b", sha256=f"{'0d':0>64}"))
+        alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
+        old = f"{'0d':0>64}"
+        matches = matches_of(a=("old", old, 0.03125), b=("old", old, 0.0))
+
+        manifest = decided(alone, images, matches, Verdicts.model_validate(said))
+
+        assert manifest["action"].to_pylist() == actions
+        kept = manifest.filter(pc.equal(manifest["action"], "keep"))
+        assert set(kept["reason"].to_pylist()) <= {"reviewed: not a duplicate"}
+        assert set(kept["cluster_id"].to_pylist()) <= {-1}
+
+
+def decided(
+    alone: pa.Table, images: pa.Table, matches: pa.Table, verdicts: Verdicts | None = None
+) -> pa.Table:
+    return with_library(alone, images, matches, eps=0.05, verdicts=verdicts or Verdicts())
+
+
+def matches_of(**matches: tuple[str, str, float | None]) -> pa.Table:
+    rows = [
+        {
+            "image_id": f"id-{name}",
+            "keeper_image_id": f"id-{keeper}",
+            "keeper_url": f"s3://bucket/{keeper}.jpg",
+            "keeper_size_bytes": len(keeper),
+            "keeper_etag": f"etag-{keeper}",
+            "keeper_sha256": sha256,
+            "distance": distance,
+        }
+        for name, (keeper, sha256, distance) in matches.items()
+    ]
+    return pa.Table.from_pylist(rows, MATCHES)

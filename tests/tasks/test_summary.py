@@ -82,6 +82,8 @@ def test_decisions_are_counted() -> None:
         "num_noise": 2,
         "num_keep": 5,
         "num_remove": 4,
+        "num_remove_for_earlier": 0,
+        "num_kept_before": 0,
         "num_orphans": 1,
         "bytes_total": 2_279,
         "bytes_saved": 1_236,
@@ -99,11 +101,32 @@ def test_empty_manifest_counts_nothing() -> None:
         "num_noise": 0,
         "num_keep": 0,
         "num_remove": 0,
+        "num_remove_for_earlier": 0,
+        "num_kept_before": 0,
         "num_orphans": 0,
         "bytes_total": 0,
         "bytes_saved": 0,
         "percent_annotation_left": 100.0,
     }
+
+
+def test_keepers_of_earlier_nights_are_no_images_of_this_one() -> None:
+    manifest = manifest_of(
+        decision("a", "aa", 1, 0, "keep", reason="kept by an earlier night"),
+        decision("b", "bb", 10, 0, "remove", keeper_url="s3://bucket/a.jpg", distance=0.01),
+        decision("c", "cc", 100, 1, "remove", keeper_url="s3://bucket/old.jpg", distance=0.02),
+        decision("old", "cc", 1_000, 1, "library"),
+    )
+
+    counts = count_decisions(manifest, eps=0.05)
+
+    assert (counts.num_images, counts.num_keep, counts.num_remove) == (3, 1, 2)
+    assert (counts.num_remove_for_earlier, counts.num_kept_before) == (1, 1)
+    assert (counts.num_exact_copies, counts.num_orphans) == (0, 0)
+    assert (counts.bytes_total, counts.bytes_saved) == (111, 110)
+    rows = dict(summary_rows(summary_of(manifest)))
+    assert rows["keep"] == "1, 1 of them by an earlier night"
+    assert rows["remove"] == "2, 1 of them for images of earlier nights"
 
 
 def test_unreadable_images_are_neither_copies_nor_noise_nor_cost() -> None:

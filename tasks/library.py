@@ -1,0 +1,152 @@
+"""The library: the images that earlier nights kept, one segment for each night.
+
+A segment is named by a number, the night and the run that decided about it. The number says which
+came later; a night that is decided anew gets another segment, which takes the place of the first.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from config import FeatureSettings
+from tasks import storage
+from tasks.comparisons import Features
+from tasks.errors import ArtifactError
+from tasks.feature_store import feature_fingerprint
+from tasks.references import Library
+from tasks.schemas import FEATURE_DIM, LIBRARY, fingerprint
+
+ROWS_PER_GROUP = 8_192
+"""Rows that a night has in memory at a time: 16 MiB of features."""
+
+_SEGMENT = re.compile(r"(?P<number>\d{6})-(?P<night_id>.+)-(?P<decision>[0-9a-f]{16})\.parquet")
+
+
+def library_url(workspace_url: str, settings: FeatureSettings) -> str:
+    """The folder of the segments whose features these settings give."""
+    return storage.join(workspace_url, "library", feature_fingerprint(settings))
+
+
+def seen_by(library: str, night_url: str, night_id: str) -> Library:
+    """The segments that a night is compared with: those there were when it first asked.
+
+    That is written down in the night, so that the same night, run again, decides the same. Of what
+    was pruned since, it sees what is left.
+
+    Args:
+        library: Folder of segments.
+        night_url: Folder of the night.
+        night_id: Its name; what the night itself kept is not compared with.
+
+    Raises:
+        ArtifactError: What was written down is damaged.
+    """
+    url = storage.join(night_url, f"library-{library.rpartition('/')[2]}.json")
+    if not storage.exists(url):
+        names = latest(file_names(library), besides=night_id)
+        storage.publish_bytes(url, json.dumps(names).encode())
+    try:
+        written = json.loads(storage.read_bytes(url))
+    except ValueError:
+        written = None
+    if not isinstance(written, list) or not all(
+        isinstance(name, str) and _SEGMENT.fullmatch(name) for name in written
+    ):
+        raise ArtifactError(f"expected a list of library segments: {url}")
+    return Library(folder_url=library, names=tuple(_present(written, file_names(library))))
+
+
+def _present(names: list[str], found: list[str]) -> Iterator[str]:
+    """The segments that are still there, and what has taken the place of the others."""
+    there = set(found)
+    last_of = {night_of(name): name for name in latest(found)}
+    for name in names:
+        if name in there:
+            yield name
+        elif night_of(name) in last_of:
+            yield last_of[night_of(name)]
+
+
+def night_of(name: str) -> str:
+    """The night that a segment is of."""
+    match = _SEGMENT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"no library segment: {name}")
+    return match["night_id"]
+
+
+def file_names(library: str) -> list[str]:
+    """Names of the files in a library, sorted; none where there is no library yet."""
+    return [url.rpartition("/")[2] for url in storage.list_parquet(library)]
+
+
+def latest(names: Iterable[str], *, besides: str | None = None) -> list[str]:
+    """Choose the segment of each night that came last, in the order in which they came.
+
+    Args:
+        names: File names; what is no segment is left out.
+        besides: A night to leave out.
+    """
+    of_night: dict[str, str] = {}
+    for name in sorted(names):
+        match = _SEGMENT.fullmatch(name)
+        if match is not None and match["night_id"] != besides:
+            of_night[match["night_id"]] = name
+    return sorted(of_night.values())
+
+
+def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
+    """Name what a run keeps: as it is named already, or with the next number.
+
+    Args:
+        names: File names in the library.
+        night_id: The night.
+        run_id: The run; the end of its name is that of the decision.
+    """
+    ending = f"-{night_id}-{run_id[-16:]}.parquet"
+    numbers = []
+    for name in sorted(names):
+        match = _SEGMENT.fullmatch(name)
+        if match is None:
+            continue
+        if name.endswith(ending) and match["night_id"] == night_id:
+            return name
+        numbers.append(int(match["number"]))
+    return f"{max(numbers, default=0) + 1:06}{ending}"
+
+
+def night_of_run(names: Iterable[str], run_id: str) -> str | None:
+    """The night that a run has added to the library; None when it has added nothing."""
+    for name in names:
+        match = _SEGMENT.fullmatch(name)
+        if match is not None and match["decision"] == run_id[-16:]:
+            return match["night_id"]
+    return None
+
+
+def pruned_name(name: str, image_ids: list[str]) -> str:
+    """Name what is left of a segment: it keeps its number and its night."""
+    head, _, _ = name.rpartition("-")
+    return f"{head}-{fingerprint(image_ids)}.parquet"
+
+
+def iterate_segments(library: Library, columns: list[str]) -> Iterator[pa.Table]:
+    """Read the library, a few thousand rows at a time, the oldest night first.
+
+    Args:
+        library: What to read.
+        columns: Columns of `schemas.LIBRARY`.
+    """
+    for name in library.names:
+        with storage.open_table(storage.join(library.folder_url, name), LIBRARY) as segment:
+            for group in range(segment.num_groups):
+                yield segment.read(group, columns)
+
+
+def features_of(rows: pa.Table) -> Features:
+    """The features of rows of `schemas.LIBRARY`: `(n, 512)` float32."""
+    values = rows["feature"].combine_chunks().flatten().to_numpy()
+    return np.ascontiguousarray(values.reshape(-1, FEATURE_DIM))

@@ -1,0 +1,239 @@
+"""Stage 4b: which images of the night the library has already, or has a twin of."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from config import DedupConfig, parse_duration
+from tasks import blas, storage
+from tasks.cells import open_features, partition_ranges
+from tasks.comparisons import COLUMNS_AT_ONCE, ROWS_AT_ONCE, Features, are_within, pair_distances
+from tasks.library import ROWS_PER_GROUP, features_of, iterate_segments
+from tasks.references import Collection, Library, Matches
+from tasks.schemas import FEATURE_DIM, IMAGES, LIBRARY, MATCHES
+from tasks.stage import stage
+from tasks.stage04_collect_features import write_matrix
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+_IDENTITY = [name for name in LIBRARY.names if name != "feature"]
+
+
+@stage("match_library")
+def match_library(
+    library: Library, collection: Collection, config: DedupConfig
+) -> tuple[Matches, Collection]:
+    """Publish the twins that earlier nights kept, and the collection of the images without one."""
+    images = storage.read_table(collection.images_url, IMAGES)
+    items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
+    known = find_known(library, items["image_id"])
+    with blas.one_thread():
+        twins = find_twins(
+            library,
+            open_features(collection.features_url),
+            items,
+            is_known=np.array([image_id in known for image_id in items["image_id"].to_pylist()]),
+            eps=config.neighbors.eps,
+            not_before=horizon(items, config),
+        )
+    table = match_table(known, twins)
+    url = storage.join(collection.run_url, "matches.parquet")
+    storage.publish_table(url, table)
+    logger.info("%d images are in the library, %d more have a twin there", len(known), len(twins))
+    matches = Matches(url=url, num_known=len(known), num_matched=len(twins))
+    return matches, without(collection, images, table["image_id"])
+
+
+def horizon(items: pa.Table, config: DedupConfig) -> pa.Scalar | None:
+    """The time before which the library does not count, None without a window."""
+    if config.library.window is None or not items.num_rows:
+        return None
+    first = pc.min(items["captured_at"])
+    return pc.subtract(first, pa.scalar(parse_duration(config.library.window), pa.duration("us")))
+
+
+def find_known(library: Library, image_ids: pa.ChunkedArray) -> dict[str, Row]:
+    """Find the images that are in the library themselves: their rows there, by image_id."""
+    found: dict[str, Row] = {}
+    for rows in iterate_segments(library, _IDENTITY):
+        for row in rows.filter(pc.is_in(rows["image_id"], value_set=image_ids)).to_pylist():
+            found.setdefault(row["image_id"], row)
+    return found
+
+
+def find_twins(
+    library: Library,
+    features: Features,
+    items: pa.Table,
+    *,
+    is_known: NDArray[np.bool_],
+    eps: float,
+    not_before: pa.Scalar | None = None,
+) -> dict[str, Row]:
+    """Find for each image the nearest one that an earlier night kept, by comparing all.
+
+    Of equally near ones it is an image of this night, or else the one that was kept first. Only
+    images of one partition and of one kind of store are compared: nothing could look after a twin
+    on another. Images of the night are in the partition that the night puts them in.
+
+    Args:
+        library: What earlier nights kept.
+        features: `(N, 512)` float32 of unit length.
+        items: Rows of `schemas.IMAGES`, in the order of the features.
+        is_known: `(N,)` images that need no twin.
+        eps: Largest cosine distance of a twin.
+        not_before: Earliest time at which a twin may have been captured.
+
+    Returns:
+        Rows of the library with the `distance`, by the image_id of the image.
+    """
+    best = np.full(len(features), np.inf, np.float32)
+    twin_of: dict[int, Row] = {}
+    ranges = _ranges_of_cameras(items)
+    is_ours = pa.array(list(ranges), pa.string())
+    known = known_rows(features, items, np.flatnonzero(is_known))
+    for candidates in chain(known, strange_rows(library, items, not_before)):
+        rows = candidates.filter(pc.is_in(candidates["camera"], is_ours))
+        for camera in pc.unique(rows["camera"]).to_pylist():
+            of_camera = rows.filter(pc.equal(rows["camera"], camera))
+            start, stop = ranges[camera]
+            wanted = start + np.flatnonzero(~is_known[start:stop])
+            distances, positions = nearest_within(features[wanted], features_of(of_camera), eps=eps)
+            is_nearer = distances < best[wanted]
+            best[wanted[is_nearer]] = distances[is_nearer]
+            kept = of_camera.select(_IDENTITY).take(pa.array(positions[is_nearer]))
+            twin_of |= zip(wanted[is_nearer].tolist(), kept.to_pylist(), strict=True)
+    names = items["image_id"].to_pylist()
+    return {names[item]: row | {"distance": best[item]} for item, row in sorted(twin_of.items())}
+
+
+def known_rows(features: Features, items: pa.Table, known: NDArray[np.int64]) -> Iterator[pa.Table]:
+    """Give the images of the night that the library has, as rows of `schemas.LIBRARY`."""
+    for start in range(0, len(known), ROWS_PER_GROUP):
+        some = known[start : start + ROWS_PER_GROUP]
+        rows = items.take(pa.array(some)).select(_IDENTITY).replace_schema_metadata(None)
+        feature = pa.FixedSizeListArray.from_arrays(features[some].ravel(), FEATURE_DIM)
+        yield rows.append_column("feature", feature).select(LIBRARY.names).cast(LIBRARY)
+
+
+def strange_rows(
+    library: Library, items: pa.Table, not_before: pa.Scalar | None
+) -> Iterator[pa.Table]:
+    """Read the rows of the library that are no images of the night but may be twins of some."""
+    scheme = items["url"][0].as_py().partition("://")[0] if items.num_rows else ""
+    for segment in iterate_segments(library, LIBRARY.names):
+        is_known = pc.is_in(segment["image_id"], value_set=items["image_id"])
+        counts = pc.and_not(pc.starts_with(segment["url"], f"{scheme}://"), is_known)
+        if not_before is not None:
+            counts = pc.and_(counts, pc.greater_equal(segment["captured_at"], not_before))
+        yield segment.filter(counts)
+
+
+def _ranges_of_cameras(items: pa.Table) -> dict[str, tuple[int, int]]:
+    cameras = items["camera"].combine_chunks()
+    return {cameras[start].as_py(): (start, stop) for start, stop in partition_ranges(cameras)}
+
+
+def nearest_within(
+    a: Features, b: Features, *, eps: float
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Find the nearest row of another matrix that is within eps, by exact distance.
+
+    Args:
+        a: `(R, D)` float32 of unit length.
+        b: `(C, D)` likewise.
+        eps: Largest cosine distance.
+
+    Returns:
+        `(R,)` float32 distances, infinite where no row is within eps, and `(R,)` int64 rows of
+        `b`, the first of equally near ones.
+    """
+    best = np.full(len(a), np.inf, np.float32)
+    position = np.zeros(len(a), np.int64)
+    for row in range(0, len(a), ROWS_AT_ONCE):
+        rows = a[row : row + ROWS_AT_ONCE]
+        for column in range(0, len(b), COLUMNS_AT_ONCE):
+            columns = b[column : column + COLUMNS_AT_ONCE]
+            i, j = np.nonzero(are_within(rows, columns, eps))
+            distances = pair_distances(rows, columns, i, j)
+            # The last assignment to a row stands, so the nearest and then the first comes last.
+            order = np.lexsort((j, distances))[::-1]
+            i, j, distances = i[order], j[order], distances[order]
+            nearest = np.full(len(rows), np.inf, np.float32)
+            at = np.zeros(len(rows), np.int64)
+            nearest[i], at[i] = distances, column + j
+            is_nearer = nearest < best[row : row + len(rows)]
+            best[row : row + len(rows)][is_nearer] = nearest[is_nearer]
+            position[row : row + len(rows)][is_nearer] = at[is_nearer]
+    return best, position
+
+
+def match_table(known: dict[str, Row], twins: dict[str, Row]) -> pa.Table:
+    """Write what was found as a table of `schemas.MATCHES`, sorted by image_id.
+
+    A known image is its own keeper, without a distance.
+    """
+    rows = [
+        {"image_id": image_id, "distance": row.get("distance")}
+        | {
+            f"keeper_{name}": row[name]
+            for name in ("image_id", "url", "size_bytes", "etag", "sha256")
+        }
+        for image_id, row in sorted((known | twins).items())
+    ]
+    return pa.Table.from_pylist(rows, MATCHES)
+
+
+def without(collection: Collection, images: pa.Table, image_ids: pa.ChunkedArray) -> Collection:
+    """Publish the collection of the images that the library says nothing of.
+
+    Args:
+        collection: All images of the run.
+        images: Its table of `schemas.IMAGES`.
+        image_ids: The images that are settled.
+
+    Returns:
+        The same collection where none are; else one in which they have no item.
+    """
+    if not len(image_ids):
+        return collection
+    is_new = pc.invert(pc.is_in(images["image_id"], value_set=image_ids))
+    old_items = images["item_id"].filter(pc.and_(is_new, pc.is_valid(images["item_id"])))
+    order = np.sort(old_items.to_numpy())
+    item_of = np.full(collection.num_items + 1, -1, np.int32)
+    item_of[order] = np.arange(len(order))
+    items = item_of[pc.fill_null(images["item_id"], collection.num_items).to_numpy()]
+    position = images.column_names.index("item_id")
+    images = images.set_column(position, "item_id", pa.array(items, mask=items < 0))
+    cameras = images.filter(pc.is_valid(images["item_id"]))["camera"]
+    fresh = replace(
+        collection,
+        images_url=storage.join(collection.run_url, "new-images.parquet"),
+        features_url=storage.join(collection.run_url, "new-features.npy"),
+        num_items=len(order),
+        largest_partition=pc.max(pc.value_counts(cameras).field("counts")).as_py() or 0,
+    )
+    features = open_features(collection.features_url)
+    blocks = (
+        (np.arange(start, min(start + ROWS_AT_ONCE, len(order)), dtype=np.int32), start)
+        for start in range(0, len(order), ROWS_AT_ONCE)
+    )
+    storage.publish_table(fresh.images_url, images)
+    storage.publish(
+        fresh.features_url,
+        lambda path: write_matrix(
+            path,
+            len(order),
+            ((at, features[order[start : start + ROWS_AT_ONCE]]) for at, start in blocks),
+        ),
+    )
+    return fresh

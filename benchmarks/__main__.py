@@ -74,6 +74,7 @@ PARTS = (
         ("benchmarks.second_night", "--images", "6000", "--dtype", "auto"),
         is_long=True,
     ),
+    Part("library-growth", ("benchmarks.library_growth",), is_long=True),
     Part("large-night", ("benchmarks.large_night", "--images", "100000"), is_long=True),
 )
 

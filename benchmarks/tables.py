@@ -152,6 +152,19 @@ def second_night_section(result: Figures) -> str:
     )
 
 
+def library_section(result: Figures) -> str:
+    """What the library adds to a night."""
+    rows = [
+        [f"{run['library']:,}", f"{run['seconds']:.2f}", str(run["peak_mib"])]
+        for run in result["runs"]
+    ]
+    return (
+        f"## A night of {result['images']:,} images beside a growing library\n\n"
+        + table(["images in the library", "seconds it adds", "peak MiB"], rows)
+        + f"\nThese seconds grow like the library to the power {result['exponent']}.\n"
+    )
+
+
 def plain_section(title: str) -> Callable[[Figures], str]:
     """A section that lists the figures as they are."""
 
@@ -166,6 +179,7 @@ SECTIONS: dict[str, Callable[[Figures], str]] = {
     "neighbors": neighbors_section,
     "overhead": overhead_section,
     "second-night": second_night_section,
+    "library-growth": library_section,
     "large-night": plain_section("A night of 100,000 images"),
 }
 

@@ -7,6 +7,7 @@ from config.acting import (
     GuardSettings,
 )
 from config.fields import parse_duration
+from config.maintenance import MaintenanceConfig
 from config.models import (
     ClusterSettings,
     DedupConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "GateSettings",
     "GuardSettings",
     "LibrarySettings",
+    "MaintenanceConfig",
     "NeighborSettings",
     "SourceSettings",
     "load_apply_config",

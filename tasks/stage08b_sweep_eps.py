@@ -30,7 +30,7 @@ DISTANCE_EDGES = (0.0, *(round(0.0005 * 2000 ** (step / 30), 6) for step in rang
 MAX_WINDOW = 2_048
 """Images compared with each other; images that follow each other are the likeliest twins."""
 
-MAX_COMPARED = 8_192
+MAX_COMPARED = 4_096
 """Images compared in all, so that this takes seconds in a night of any size."""
 
 Matrix = NDArray[np.bool_]

@@ -150,10 +150,23 @@ def test_deployment_runs_a_night_and_applies_its_manifest(
     actions = pq.read_table(manifest)["action"].to_pylist()
     assert sorted(actions) == ["keep", *["remove"] * 5]
     assert "shard 0: 6 images, 0 unreadable" in orchestra.worker_log.read_text()
-    keys = [artifact["key"] for artifact in orchestra.ask("artifacts/filter")]
-    assert "dedup-summary" in keys
+    shown = {artifact["key"] for artifact in orchestra.ask("artifacts/filter")}
+    assert shown >= {
+        *("dedup-embedding", "dedup-shards", "dedup-summary", "dedup-report"),
+        "dedup-kept-over-eps",
+    }
     orchestra.wait_for_apply(f"file://{manifest}", "COMPLETED")
     assert len(list((tmp_path / "2026-02-28").iterdir())) == 1
+
+
+def test_deployment_keeps_a_workspace_tidy(orchestra: Orchestra, tmp_path: Path) -> None:
+    config = {"workspace_url": str(tmp_path), "purge_older_than": "30d"}
+    finished = orchestra.prefect(
+        *("deployment", "run", "maintenance/main", "--watch"),
+        *("--param", f"config={json.dumps(config)}"),
+    )
+    assert finished.returncode == 0, finished.stdout + orchestra.worker_log.read_text()
+    orchestra.wait_for_log("0 images in quarantine are deleted for good")
 
 
 @dataclass(frozen=True)

@@ -569,10 +569,11 @@ def test_thumbnail_is_upright(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_decoding_makes_the_thumbnail_on_the_way(orientation: int) -> None:
+@pytest.mark.parametrize("image_size", [64, 224])
+def test_decoding_makes_the_thumbnail_on_the_way(image_size: int, orientation: int) -> None:
     content = stored_photo(orientation, "JPEG")
 
-    thumbnail = decoded(decoded(content).thumbnail)
+    thumbnail = decoded(decoded(content, image_size).thumbnail)
 
     alone = decoded(make_thumbnail(content, max_pixels=MAX_PIXELS))
     assert (thumbnail.width, thumbnail.height) == (160, 106)

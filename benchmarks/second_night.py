@@ -20,7 +20,6 @@ from typing import Any
 
 from PIL import ImageEnhance
 
-import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from benchmarks.demo_night import lay_out_night
 from benchmarks.synthetic_night import read_pictures
 from flows.temporary_server import ensure_server
@@ -38,6 +37,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
+    import benchmarks.quiet_prefect  # noqa: F401 (it sets the environment of the whole process)
+
     ensure_server(lambda: None)
     with tempfile.TemporaryDirectory(prefix="dedup-bench-") as folder:
         photographs = options.folder or Path(folder, "photographs")

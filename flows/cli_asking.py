@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,9 +61,11 @@ def similarity(
     with explained_errors():
         from tasks import asking
 
-        answer = asking.similarity(
-            first, second, config=settings, workspace_url=workspace, run_id=run, eps=eps
-        )
+        # Keras says on standard output what it downloads; there is room for the answer only.
+        with redirect_stdout(sys.stderr):
+            answer = asking.similarity(
+                first, second, config=settings, workspace_url=workspace, run_id=run, eps=eps
+            )
         _print_similarity(answer, as_json)
 
 
@@ -91,9 +94,10 @@ def neighbors(
         from tasks import asking
         from tasks.neighbors_page import publish_page
 
-        answer = asking.neighbors_of(
-            image, run_id=run, workspace_url=workspace, k=k, search_k=search_k
-        )
+        with redirect_stdout(sys.stderr):
+            answer = asking.neighbors_of(
+                image, run_id=run, workspace_url=workspace, k=k, search_k=search_k
+            )
         if html is not None:
             publish_page(html, answer, workspace)
         _print_neighbors(answer, as_json)

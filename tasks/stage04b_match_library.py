@@ -1,7 +1,7 @@
 """Stage 4b: which images of the night the library has already, or has a twin of."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -20,6 +20,7 @@ from tasks.references import Collection, Library, Matches
 from tasks.schemas import FEATURE_DIM, IMAGES, LIBRARY, MATCHES
 from tasks.stage import stage
 from tasks.stage04_collect_features import write_matrix
+from tasks.verdicts import read_heeded
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +36,20 @@ def match_library(
     """Publish the twins that earlier nights kept, and the collection of the images without one."""
     images = storage.read_table(collection.images_url, IMAGES)
     items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
+    features = open_features(collection.features_url)
     known = find_known(library, items["image_id"])
+    is_known = np.array([image_id in known for image_id in items["image_id"].to_pylist()], bool)
     with blas.one_thread():
         twins = find_twins(
             library,
-            open_features(collection.features_url),
+            features,
             items,
-            is_known=np.array([image_id in known for image_id in items["image_id"].to_pylist()]),
+            is_known=is_known,
             eps=config.neighbors.eps,
             not_before=horizon(items, config),
         )
-    table = match_table(known, twins)
+    scenes = read_heeded(collection.heeded).scenes
+    table = match_table(known, find_scene_twins(features, items, is_known, scenes) | twins)
     url = storage.join(collection.run_url, "matches.parquet")
     storage.publish_table(url, table)
     logger.info("%d images are in the library, %d more have a twin there", len(known), len(twins))
@@ -114,6 +118,39 @@ def find_twins(
             twin_of |= zip(wanted[is_nearer].tolist(), kept.to_pylist(), strict=True)
     names = items["image_id"].to_pylist()
     return {names[item]: row | {"distance": best[item]} for item, row in sorted(twin_of.items())}
+
+
+def find_scene_twins(
+    features: Features,
+    items: pa.Table,
+    is_known: NDArray[np.bool_],
+    scenes: Iterable[Sequence[str]],
+) -> dict[str, Row]:
+    """Find the images that show one scene with an image that stays, as a person said, however far.
+
+    Args:
+        features: `(N, 512)` float32 of unit length.
+        items: Rows of `schemas.IMAGES`, in the order of the features.
+        is_known: `(N,)` images of the night that the library has.
+        scenes: Groups of contents that show one scene.
+
+    Returns:
+        Rows of the nearest such image of the same partition, with the `distance`, by image_id.
+    """
+    found: dict[str, Row] = {}
+    for scene in scenes:
+        is_of_scene = pc.is_in(items["sha256"], value_set=pa.array(scene)).to_numpy()
+        stays = np.flatnonzero(is_of_scene & is_known)
+        for item in np.flatnonzero(is_of_scene & ~is_known).tolist():
+            cameras = items["camera"].take(pa.array(stays))
+            near = stays[pc.equal(cameras, items["camera"][item]).to_numpy()]
+            if not len(near):
+                continue
+            distances = pair_distances(features, features, np.full(len(near), item), near)
+            at = int(distances.argmin())
+            row = items.select(_IDENTITY).slice(int(near[at]), 1).to_pylist()[0]
+            found[items["image_id"][item].as_py()] = row | {"distance": distances[at]}
+    return found
 
 
 def known_rows(features: Features, items: pa.Table, known: NDArray[np.int64]) -> Iterator[pa.Table]:

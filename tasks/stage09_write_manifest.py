@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -36,7 +37,7 @@ from tasks.schemas import (
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
 from tasks.summary import count_decisions
-from tasks.verdicts import STAYS, Verdicts, read_heeded
+from tasks.verdicts import SAME_SCENE, STAYS, Verdicts, read_heeded
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -201,18 +202,23 @@ def with_library(
     first_id = (pc.max(manifest["cluster_id"]).as_py() or 0) + 1
     match = pc.index_in(images["image_id"], value_set=matches["image_id"])
     keeper_url = matches["keeper_url"].take(match)
-    word = words_that_keep(images, matches.take(match), verdicts)
-    is_matched = pc.is_valid(matches["distance"].take(match))
-    distance = pc.if_else(pc.is_null(word), matches["distance"].take(match), None)
+    twins = matches.take(match)
+    word = words_that_keep(images, twins, verdicts)
+    is_matched = pc.is_valid(twins["distance"])
+    is_scene = are_one_scene(images, twins, verdicts)
+    is_near = pc.less_equal(pc.cast(twins["distance"], pa.float64()), eps)
+    goes = pc.and_(pc.is_null(word), pc.or_(is_near, is_scene))
+    distance = pc.if_else(pc.fill_null(goes, False), twins["distance"], None)
     is_twin, is_known = pc.is_valid(distance), pc.and_not(pc.is_valid(match), is_matched)
     keeper_urls = pc.unique(keeper_url.filter(is_twin)).sort()
     number = pc.index_in(pc.if_else(is_twin, keeper_url, images["url"]), value_set=keeper_urls)
     reason = reasons_to_remove(
-        pc.equal(images["sha256"], matches["keeper_sha256"].take(match)),
+        pc.equal(images["sha256"], twins["keeper_sha256"]),
         pc.is_valid(images["stands_on"]),
         distance,
         eps=eps,
     )
+    reason = pc.if_else(pc.fill_null(is_near, True), reason, SAME_SCENE)
     columns = {
         "cluster_id": pc.coalesce(pc.add(number, first_id), manifest["cluster_id"]),
         "action": pc.if_else(is_twin, "remove", manifest["action"]),
@@ -269,6 +275,23 @@ def words_that_keep(images: pa.Table, twins: pa.Table, verdicts: Verdicts) -> pa
         return pa.nulls(images.num_rows, pa.string())
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
     return pa.array([word(*row) for row in rows], pa.string())
+
+
+def are_one_scene(images: pa.Table, twins: pa.Table, verdicts: Verdicts) -> pa.Array:
+    """Tell which images show one scene with their twin, as a person said.
+
+    Args:
+        images: Column `sha256` of `schemas.IMAGES`.
+        twins: For each of them a row of `schemas.MATCHES`, or nulls.
+        verdicts: What people said of the images.
+    """
+    scene_of = {
+        content: number for number, group in enumerate(verdicts.scenes) for content in group
+    }
+    if not scene_of:
+        return pa.array(np.zeros(images.num_rows, bool))
+    pairs = zip(images["sha256"].to_pylist(), twins["keeper_sha256"].to_pylist(), strict=True)
+    return pa.array([a in scene_of and scene_of[a] == scene_of.get(b) for a, b in pairs])
 
 
 def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import DedupConfig
+from config import DedupConfig, MaintenanceConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,12 +47,16 @@ def test_lock_names_no_package_index() -> None:
 
 def test_deployments_carry_valid_configs() -> None:
     prefect = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())
+    model_of = {
+        "flows.dedup.dedup": DedupConfig,
+        "flows.maintenance.maintenance": MaintenanceConfig,
+    }
     configs = [
-        DedupConfig.model_validate(deployment["parameters"]["config"])
+        model_of[deployment["entrypoint"]].model_validate(deployment["parameters"]["config"])
         for deployment in prefect["deployments"]
         if "parameters" in deployment
     ]
-    assert [config.time_zone for config in configs] == ["Europe/Berlin"]
+    assert [config.workspace_url for config in configs] == ["s3://cameras/dedup"] * 2
 
 
 @pytest.mark.parametrize("profile", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)

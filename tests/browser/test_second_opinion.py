@@ -45,7 +45,7 @@ def test_what_a_person_marks_holds_now_and_on_the_next_night(
     page.keyboard.press("/")
     page.keyboard.type("junction-1/003")
     expect(page.locator("#count")).to_have_text("1 of 2 groups")
-    page.get_by_alt_text("003.jpg").click()
+    page.locator(".card.remove").filter(has_text="003.jpg").locator(".picture").click()
     page.keyboard.press("Space")
     page.keyboard.press("d")
     page.keyboard.press("Escape")
@@ -64,11 +64,7 @@ def test_what_a_person_marks_holds_now_and_on_the_next_night(
     assert before["junction-1/003.jpg"] == ("remove", "within eps")
     assert {name: said for name, said in after.items() if said != before[name]} == {
         "junction-1/003.jpg": ("keep", "reviewed: not a duplicate"),
-        **{
-            f"junction-2/00{number}.jpg": ("keep", "reviewed: keep all")
-            for number in range(5)
-            if before[f"junction-2/00{number}.jpg"][0] == "remove"
-        },
+        **{f"junction-2/00{n}.jpg": ("keep", "reviewed: keep all") for n in range(5)},
     }
     held = {name: action for name, (action, _) in decisions(second.manifest_url).items()}
     assert held == {name: action for name, (action, _) in after.items()} | {

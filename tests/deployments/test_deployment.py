@@ -257,6 +257,7 @@ def test_nightly_schedule_fires(orchestra: Orchestra) -> None:
     for _ in range(60):
         scheduled = orchestra.ask(
             "flow_runs/filter",
+            flows={"name": {"any_": ["dedup"]}},
             flow_runs={
                 "state": {"type": {"any_": ["SCHEDULED"]}},
                 "tags": {"all_": ["auto-scheduled"]},

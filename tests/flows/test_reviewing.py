@@ -285,7 +285,7 @@ def test_review_of_a_reviewed_manifest_is_the_last_word(night: Reviewable) -> No
 def test_later_night_with_more_images_heeds_what_was_said(night: Reviewable) -> None:
     review_manifest(night.summary.manifest_url, night.review(night.summary, *choices_of(night)))
     add_images(night.folder, {"d": {"d9.jpg": 50}, "a": {"copy of a1.jpg": 10}})
-    rows = night.rows(night.run())
+    rows = night.rows(night.run(library={"enabled": False}))
     assert {name: row for name, row in rows.items() if row[0] == "keep"} == {
         "a0.jpg": ("keep", None, "keeper"),
         "a1.jpg": ("keep", None, "reviewed: not a duplicate"),
@@ -303,11 +303,29 @@ def test_later_night_with_more_images_heeds_what_was_said(night: Reviewable) -> 
     assert rows["d3.jpg"] == ("remove", "d9.jpg", "within eps")
 
 
+def test_later_night_heeds_it_beside_what_was_kept(night: Reviewable) -> None:
+    review_manifest(night.summary.manifest_url, night.review(night.summary, *choices_of(night)))
+    add_images(night.folder, {"d": {"d9.jpg": 50}, "a": {"copy of a1.jpg": 10}})
+    rows = night.rows(night.run())
+    kept = {name for name, row in AFTER.items() if row[0] == "keep"}
+    assert {name: row for name, row in rows.items() if row[0] == "keep"} == {
+        **dict.fromkeys(kept, ("keep", None, "kept by an earlier night")),
+        "d9.jpg": ("keep", None, "unique"),
+    }
+    gone = {name: row for name, row in AFTER.items() if row[0] == "remove"}
+    assert {name: row for name, row in rows.items() if row[0] == "remove"} == {
+        **gone,
+        "a2.jpg": ("remove", "a1.jpg", "within eps"),  # of those that stay it is the nearest
+        "copy of a1.jpg": ("remove", "a1.jpg", "exact copy"),
+    }
+
+
 def test_other_nights_are_called_what_they_always_were(night: Reviewable, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     add_images(tmp_path / "other", {"n": {"n1.jpg": 0, "n2.jpg": 5}})
-    settings = {"source_url": str(tmp_path / "other" / "source")}
-    alone = run_night(tmp_path / "other")
+    library = {"enabled": False}
+    settings = {"source_url": str(tmp_path / "other" / "source"), "library": library}
+    alone = run_night(tmp_path / "other", library=library)
     store = tree(store_url(storage.absolute_url(str(tmp_path / "other" / "workspace")), FEATURE))
     for name, content in store.items():
         storage.publish_bytes(storage.join(store_url(night.workspace_url, FEATURE), name), content)

@@ -18,6 +18,7 @@ from tasks.references import Collection, Library
 from tasks.schemas import IMAGES, LIBRARY, MATCHES
 from tasks.stage04b_match_library import (
     find_known,
+    find_scene_twins,
     find_twins,
     horizon,
     match_library,
@@ -142,6 +143,17 @@ def test_known_image_stands_where_the_night_puts_it(tmp_path: Path) -> None:
     found = twins_of(library, directions(0, 1), items, is_known=np.array([True, False]))
 
     assert found == {"b": "a"}
+
+
+def test_image_of_a_scene_goes_for_the_nearest_that_stays_of_its_partition() -> None:
+    items = items_of(*"abcdef", cameras=["x", "x", "x", "x", "y", "y"])
+    is_known = np.array([True, True, False, False, False, True])
+    features = directions(0, 80, 30, 60, 0, 90)
+
+    found = find_scene_twins(features, items, is_known, [("a", "b", "c", "d", "e"), ("f", "z")])
+
+    assert {name: row["image_id"] for name, row in found.items()} == {"c": "a", "d": "b"}
+    assert found["c"]["distance"] == pytest.approx(1 - np.cos(np.radians(30)), abs=1e-6)
 
 
 def test_partitions_and_stores_are_kept_apart(tmp_path: Path) -> None:

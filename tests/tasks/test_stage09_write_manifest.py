@@ -305,6 +305,9 @@ def stays(content: str, *urls: str, is_every: bool = False) -> dict[str, Any]:
     return {f"{content:0>64}": said}
 
 
+OLD = "s3://bucket/old.jpg"
+
+
 class TestLibrary:
     """Images that go for what earlier nights kept, or were kept by them."""
 
@@ -355,6 +358,27 @@ class TestLibrary:
         alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
 
         assert decided(alone, images, matches_of()) is alone
+
+    @pytest.mark.parametrize(
+        ("scenes", "decision"),
+        [
+            ((), ("keep", None, "unique")),
+            (((f"{'aa':0>64}", f"{'0d':0>64}"),), ("remove", OLD, "same scene, reviewed")),
+            (((f"{'aa':0>64}", f"{'cc':0>64}"),), ("keep", None, "unique")),
+        ],
+    )
+    def test_beyond_eps_goes_only_what_a_person_calls_one_scene(
+        self, scenes: tuple[tuple[str, ...], ...], decision: tuple[str, str | None, str]
+    ) -> None:
+        images = images_of(image("a", sha256=f"{'aa':0>64}"))
+        alone = manifest_table(images, clusters_of({}), keepers_of(), eps=0.05)
+
+        manifest = decided(
+            *(alone, images, matches_of(a=("old", f"{'0d':0>64}", 0.5))), Verdicts(scenes=scenes)
+        )
+
+        row = manifest.to_pylist()[0]
+        assert (row["action"], row["keeper_url"], row["reason"]) == decision
 
     @pytest.mark.parametrize(
         ("said", "actions"),

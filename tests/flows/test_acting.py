@@ -31,7 +31,7 @@ GROUPS = {
     "cam 2/keeper.jpg": ["cam 2/a.jpg", 'cam 2/q"\n#%41.jpg'],
 }
 NOISE = ["cam 3/alone.jpg"]
-ACTING = ActingSettings(workers=4, lock_seconds=2)
+ACTING = ActingSettings(workers=4, lock_seconds=10)
 
 
 @pytest.fixture

@@ -70,8 +70,8 @@ PARTS = (
     Part("overhead-10000", ("benchmarks.overhead", "--images", "10000"), is_long=True),
     Part("second-night", ("benchmarks.second_night", "--images", "300", "--dtype", "auto")),
     Part(
-        "second-night-6000",
-        ("benchmarks.second_night", "--images", "6000", "--dtype", "auto"),
+        "second-night-9000",
+        ("benchmarks.second_night", "--images", "9000", "--dtype", "auto"),
         is_long=True,
     ),
     Part("library-growth", ("benchmarks.library_growth",), is_long=True),

@@ -3,12 +3,10 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.concurrency import run_in_threadpool
@@ -41,6 +39,7 @@ from tasks.errors import ArtifactError, DedupError
 from tasks.manifests import LoadedManifest
 from tasks.originals import Originals
 from tasks.paths import relative_to
+from tasks.rendering import render
 from tasks.schemas import IMAGES
 
 SEED = 0
@@ -248,7 +247,11 @@ def calibration_server(
         return await run_in_threadpool(state)
 
     def page(_: Request) -> Response:
-        html = _template().render(run_id=manifest.summary.run_id, num_pairs=interview.num_pairs)
+        html = render(
+            "calibrate.html.j2",
+            run_id=manifest.summary.run_id,
+            num_pairs=interview.num_pairs,
+        )
         return Response(html, media_type="text/html")
 
     server = LocalServer(
@@ -299,15 +302,3 @@ def _result_as_shown(result: CalibrationResult) -> dict[str, Any]:
 def _static_endpoint(name: str) -> Callable[[Request], Response]:
     content = resources.files("tasks").joinpath("templates", name).read_bytes()
     return lambda _: Response(content, media_type=_STATIC[name])
-
-
-@lru_cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("calibrate.html.j2")

@@ -31,7 +31,16 @@ from flows import (
     cli_reviewing,
     cli_serving,
 )
-from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people, without_none
+from flows.console import (
+    EXIT_USAGE,
+    explained_errors,
+    fail,
+    named_manifest,
+    print_rows,
+    show_own_log,
+    to_people,
+    without_none,
+)
 from flows.progress import watched_by
 from flows.temporary_server import ensure_server
 
@@ -188,13 +197,10 @@ def show(
     ] = False,
 ) -> None:
     """Show the summary of a run, or its manifest as CSV."""
-    is_manifest = what.endswith(".parquet")
-    if not is_manifest and workspace is None:
-        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
     with explained_errors():
-        from tasks.manifests import manifest_url_of, read_manifest, write_csv
+        from tasks.manifests import read_manifest, write_csv
 
-        manifest_url = what if is_manifest else manifest_url_of(str(workspace), what)
+        manifest_url = named_manifest(what, workspace)
         manifest = read_manifest(manifest_url)
         if as_csv:
             write_csv(manifest.table, sys.stdout.buffer)
@@ -279,10 +285,7 @@ def _print_summary(summary: "Summary", as_json: bool) -> None:
     if as_json:
         sys.stdout.write(summary.model_dump_json() + "\n")
         return
-    rows = summary_rows(summary)
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        sys.stdout.write(f"{label:<{width}}  {value}\n")
+    print_rows(summary_rows(summary))
 
 
 def _suffixes(given: list[str] | None) -> list[str] | None:

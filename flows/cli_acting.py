@@ -12,6 +12,7 @@ from flows.console import (
     EXIT_USAGE,
     explained_errors,
     fail,
+    named_manifest,
     show_own_log,
     without_none,
 )
@@ -105,9 +106,6 @@ def apply(
         fail("--permanent goes with --delete", EXIT_USAGE)
     if execute and not delete and copy_to is None and config is None:
         fail("--execute needs --delete or --copy-to URL", EXIT_USAGE)
-    is_manifest = what.endswith(".parquet")
-    if not is_manifest and workspace is None:
-        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
     action = "copy" if copy_to is not None else "quarantine" if delete else None
     overrides = without_none(
         {
@@ -129,9 +127,7 @@ def apply(
         }
     )
     with explained_errors():
-        from tasks.manifests import manifest_url_of
-
-        url = what if is_manifest else manifest_url_of(str(workspace), what)
+        url = named_manifest(what, workspace)
         try:
             # `--execute` is said here or not at all: a profile must not make a dry run act.
             settings = load_apply_config(

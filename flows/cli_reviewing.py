@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log
+from flows.console import explained_errors, named_manifest, print_rows, show_own_log
 
 if TYPE_CHECKING:
     from flows.reviewing import ReviewSummary
@@ -36,15 +36,11 @@ def review(
     ] = False,
 ) -> None:
     """Write a new manifest that heeds a person's choices, and remember them for later nights."""
-    is_manifest = what.endswith(".parquet")
-    if not is_manifest and workspace is None:
-        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
     with explained_errors():
         from flows.reviewing import review_manifest
-        from tasks.manifests import manifest_url_of
 
         show_own_log()
-        url = what if is_manifest else manifest_url_of(str(workspace), what)
+        url = named_manifest(what, workspace)
         _print(review_manifest(url, choices, workspace), as_json)
 
 
@@ -61,5 +57,4 @@ def _print(summary: "ReviewSummary", as_json: bool) -> None:
         ("manifest", summary.manifest_url),
         ("report", summary.report_url),
     ]
-    for label, value in rows:
-        sys.stdout.write(f"{label:<8}  {value}\n")
+    print_rows(rows)

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.console import EXIT_USAGE, explained_errors, fail, show_own_log, to_people
+from flows.console import (
+    EXIT_USAGE,
+    explained_errors,
+    fail,
+    named_manifest,
+    print_rows,
+    show_own_log,
+    to_people,
+)
 
 if TYPE_CHECKING:
     from tasks.calibrations import Calibration, CalibrationResult
@@ -37,15 +45,12 @@ def serve(
     is_opened: Annotated[bool, OPEN] = False,
 ) -> None:
     """Show a run's report and its images in the browser, and save the review made there."""
-    is_manifest = what.endswith(".parquet")
-    if not is_manifest and workspace is None:
-        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
     with explained_errors():
         from flows.serving import report_server
-        from tasks.manifests import manifest_url_of, read_manifest
+        from tasks.manifests import read_manifest
 
         show_own_log()
-        manifest_url = what if is_manifest else manifest_url_of(str(workspace), what)
+        manifest_url = named_manifest(what, workspace)
         server = report_server(read_manifest(manifest_url), port)
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
@@ -80,8 +85,6 @@ def calibrate(
     """Ask in the browser whether pairs of images show the same, and say which eps follows."""
     if (run is None) == (answers is None):
         fail("give either --run or --answers", EXIT_USAGE)
-    if run is not None and not run.endswith(".parquet") and workspace is None:
-        fail(f"{run} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
     with explained_errors():
         from tasks.calibrations import conclude, read_calibration
 
@@ -97,11 +100,10 @@ def _interview(
     run: str, workspace: str | None, num_pairs: int, precision: float, port: int, is_opened: bool
 ) -> "Calibration":
     from flows.calibrating import calibration_server, prepare
-    from tasks.manifests import manifest_url_of, read_manifest
+    from tasks.manifests import read_manifest
     from tasks.originals import Originals
 
-    is_manifest = run.endswith(".parquet")
-    manifest = read_manifest(run if is_manifest else manifest_url_of(str(workspace), run))
+    manifest = read_manifest(named_manifest(run, workspace))
     originals = Originals(manifest)
     interview = prepare(manifest, num_pairs, originals)
     server = calibration_server(interview, manifest, originals, precision=precision, port=port)
@@ -123,8 +125,5 @@ def _print(result: "CalibrationResult", as_json: bool) -> None:
     if as_json:
         sys.stdout.write(result.model_dump_json() + "\n")
         return
-    rows = result_rows(result)
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        sys.stdout.write(f"{label:<{width}}  {value}\n")
+    print_rows(result_rows(result))
     sys.stdout.write(f"\n{profile_lines(result)}" if result.suggested else "")

@@ -43,6 +43,17 @@ def fail(message: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+def named_manifest(what: str, workspace: str | None) -> str:
+    """The URL of the manifest that a user means by a URL, or by a run id and its workspace."""
+    if what.endswith(".parquet"):
+        return what
+    if workspace is None:
+        fail(f"{what} is no manifest (*.parquet); to name a run, give its --workspace", EXIT_USAGE)
+    from tasks.manifests import manifest_url_of
+
+    return manifest_url_of(workspace, what)
+
+
 class _LinesAboveTheBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         to_people.print(self.format(record), markup=False, highlight=False, soft_wrap=True)

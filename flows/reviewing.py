@@ -17,7 +17,7 @@ from tasks import storage
 from tasks.cells import open_features
 from tasks.errors import ArtifactError, ReviewError
 from tasks.library import file_names, library_url, night_of_run
-from tasks.manifests import DIGEST, VERDICTS, LoadedManifest, read_manifest, workspace_of
+from tasks.manifests import DIGEST, VERDICTS, LoadedManifest, own_rows, read_manifest, workspace_of
 from tasks.references import Collection, Heeded, Keepers, Manifest
 from tasks.reviews import parse_review, verdicts_of
 from tasks.schemas import IMAGES, KEEPERS, MATCHES
@@ -184,11 +184,6 @@ def compared_images(
     )
 
 
-def own_decisions(manifest: LoadedManifest) -> pa.Table:
-    """The rows of a manifest that are images of its night."""
-    return manifest.table.filter(pc.not_equal(manifest.table["action"], "library"))
-
-
 def is_written(run_url: str) -> bool:
     """Tell whether a run has a manifest, and a report, of which the summary is the last file."""
     return all(
@@ -224,7 +219,7 @@ def images_of(manifest: LoadedManifest) -> pa.Table:
     run_url = manifest.url.rpartition("/")[0]
     images = storage.read_table(storage.join(run_url, "images.parquet"), IMAGES)
     same = ("url", "size_bytes", "etag", "sha256")
-    own = own_decisions(manifest)
+    own = own_rows(manifest.table)
     if not all(images[name].equals(own[name]) for name in same):
         raise ArtifactError(f"images.parquet is not that of the manifest: {manifest.url}")
     storage.read_table(storage.join(run_url, "keepers.parquet"), KEEPERS)
@@ -260,7 +255,7 @@ def config_of(manifest: LoadedManifest, workspace_url: str) -> DedupConfig:
 
 def clusters_of(manifest: LoadedManifest, images: pa.Table) -> pa.Table:
     """The columns `image_id` and `cluster_id` of `schemas.CLUSTERS`, in the order of the items."""
-    clustered = images.append_column("cluster_id", own_decisions(manifest)["cluster_id"])
+    clustered = images.append_column("cluster_id", own_rows(manifest.table)["cluster_id"])
     items = clustered.filter(pc.is_valid(clustered["item_id"])).sort_by("item_id")
     return items.select(["image_id", "cluster_id"]).combine_chunks()
 
@@ -281,7 +276,7 @@ def copy_file(url: str, to_url: str) -> None:
 def num_changed(before: LoadedManifest, after: LoadedManifest, action: str, other: str) -> int:
     """Count the images that had one action and have another now; both list the same images."""
     is_changed = pc.and_(
-        pc.equal(own_decisions(before)["action"], action),
-        pc.equal(own_decisions(after)["action"], other),
+        pc.equal(own_rows(before.table)["action"], action),
+        pc.equal(own_rows(after.table)["action"], other),
     )
     return pc.sum(is_changed).as_py() or 0

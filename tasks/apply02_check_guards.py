@@ -12,7 +12,7 @@ from config import ApplySettings, parse_duration
 from tasks.apply01_plan_actions import Places
 from tasks.apply03_lock_source import holder_of
 from tasks.errors import GuardError
-from tasks.manifests import GATED, LoadedManifest
+from tasks.manifests import GATED, LoadedManifest, own_rows
 from tasks.paths import partition_of, relative_to
 from tasks.stores import Store
 from tasks.verdicts import SAME_SCENE, Verdicts
@@ -203,7 +203,7 @@ def removed_fractions(manifest: LoadedManifest) -> dict[str, float]:
     """Share of the readable images of each partition that would be removed, in [0, 1]."""
     readable: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    table = manifest.table.filter(pc.not_equal(manifest.table["action"], "library"))
+    table = own_rows(manifest.table)
     rows = zip(table["url"].to_pylist(), table["action"].to_pylist(), strict=True)
     for url, action in rows:
         partition = partition_of(

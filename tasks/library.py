@@ -99,7 +99,7 @@ def latest(names: Iterable[str], *, besides: str | None = None) -> list[str]:
 
 
 def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
-    """Name what a run keeps: as it is named already, or with the next number.
+    """Name what a run keeps: as the last segment of its night, if that is its own, or anew.
 
     Args:
         names: File names in the library.
@@ -107,15 +107,13 @@ def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
         run_id: The run; the end of its name is that of the decision.
     """
     ending = f"-{night_id}-{run_id[-16:]}.parquet"
-    numbers = []
-    for name in sorted(names):
-        match = _SEGMENT.fullmatch(name)
-        if match is None:
-            continue
-        if name.endswith(ending) and match["night_id"] == night_id:
+    segments = latest(names)
+    for name in segments:
+        if night_of(name) == night_id and name.endswith(ending):
             return name
-        numbers.append(int(match["number"]))
-    return f"{max(numbers, default=0) + 1:06}{ending}"
+    # The last number of all is that of the last segment of some night.
+    number = max((int(name[:6]) for name in segments), default=0) + 1
+    return f"{number:06}{ending}"
 
 
 def night_of_run(names: Iterable[str], run_id: str) -> str | None:

@@ -289,6 +289,11 @@ def _problem_of(row: Mapping[str, Any], source_url: str) -> str | None:
     return None
 
 
+def own_rows(manifest: pa.Table) -> pa.Table:
+    """The rows that are images of the night itself, without keepers of earlier nights."""
+    return manifest.filter(pc.not_equal(manifest["action"], "library"))
+
+
 def write_csv(manifest: pa.Table, file: BinaryIO) -> None:
     """Write a manifest as CSV with a header line."""
     pyarrow.csv.write_csv(manifest, file)

@@ -18,6 +18,11 @@ def render(template: str, **values: Any) -> str:
 
 @lru_cache
 def _environment() -> jinja2.Environment:
+    return new_environment()
+
+
+def new_environment() -> jinja2.Environment:
+    """What fills templates, for those who give it globals of their own."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("tasks", "templates"),
         autoescape=True,

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from tasks.paths import as_folder
+from tasks.rendering import new_environment
 from tasks.report_data import PATHS_PER_SCRIPT, ROWS_PER_SCRIPT, partition_names, paths_below
 from tasks.report_plots import (
     BOTTOM,
@@ -224,13 +225,7 @@ def _render(name: str, **values: object) -> str:
 
 @lru_cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = new_environment()
     layout = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "width": WIDTH}
     environment.globals.update(layout)
     return environment

@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from config import DedupConfig
 from tasks import storage
 from tasks.comparisons import Features
 from tasks.errors import ArtifactError
-from tasks.manifests import LoadedManifest, manifest_url_of, read_manifest
+from tasks.manifests import LoadedManifest, manifest_url_of, own_rows, read_manifest
 from tasks.schemas import IMAGES
 
 
@@ -52,8 +51,7 @@ def open_run(workspace_url: str, run_id: str) -> Run:
         ArtifactError: Manifest or table are missing or damaged, or not about the same images.
     """
     manifest = read_manifest(manifest_url_of(workspace_url, run_id))
-    is_own = pc.not_equal(manifest.table["action"], "library")
-    manifest = replace(manifest, table=manifest.table.filter(is_own))
+    manifest = replace(manifest, table=own_rows(manifest.table))
     run_url = manifest.url.rpartition("/")[0]
     images_url = storage.join(run_url, "images.parquet")
     images = storage.read_table(images_url, IMAGES)

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect.artifacts import create_markdown_artifact
 
 from config import DedupConfig
 from tasks import storage
 from tasks.cells import open_features
 from tasks.feature_store import iterate_thumbnails, store_url
-from tasks.manifests import DIGEST, report_url_of
+from tasks.manifests import DIGEST, own_rows, report_url_of
 from tasks.references import Manifest
 from tasks.report_data import ThumbnailFile, publish_scripts, report_rows, with_earlier_images
 from tasks.report_page import (
@@ -97,7 +96,7 @@ def publish_report(
         settings=json.loads(metadata["config"]),
         num_rows=rows.num_rows,
         plots=plots_of(
-            manifest.filter(pc.not_equal(manifest["action"], "library")),
+            own_rows(manifest),
             *(images, summary, features, sweep),
         ),
         skipped=skipped_images(manifest, summary.source_url),

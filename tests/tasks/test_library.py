@@ -70,6 +70,15 @@ def test_segment_gets_the_next_number_once() -> None:
     assert segment_name(["odd.parquet"], "monday", f"monday-{ONE}") == MONDAY
 
 
+def test_decision_that_comes_back_takes_the_place_of_the_one_between() -> None:
+    names = [MONDAY, TUESDAY, MONDAY_ANEW]
+
+    again = segment_name(names, "monday", f"monday-{ONE}")
+
+    assert again == f"000004-monday-{ONE}.parquet"
+    assert latest([*names, again]) == [TUESDAY, again]
+
+
 def test_night_whose_name_ends_like_another_is_another_night() -> None:
     name = segment_name([f"000001-late-monday-{ONE}.parquet"], "monday", f"monday-{ONE}")
 

@@ -6,6 +6,7 @@ from config.acting import (
     ApplySettings,
     GuardSettings,
 )
+from config.cameras import CameraSettings, ViewSettings
 from config.fields import parse_duration
 from config.maintenance import MaintenanceConfig
 from config.models import (
@@ -16,6 +17,7 @@ from config.models import (
     GateSettings,
     LibrarySettings,
     NeighborSettings,
+    PartitionSettings,
     SourceSettings,
 )
 from config.profiles import ConfigError, load_apply_config, load_config
@@ -24,6 +26,7 @@ __all__ = [
     "ActingSettings",
     "ApplyConfig",
     "ApplySettings",
+    "CameraSettings",
     "ClusterSettings",
     "ConfigError",
     "DedupConfig",
@@ -34,7 +37,9 @@ __all__ = [
     "LibrarySettings",
     "MaintenanceConfig",
     "NeighborSettings",
+    "PartitionSettings",
     "SourceSettings",
+    "ViewSettings",
     "load_apply_config",
     "load_config",
     "parse_duration",

@@ -5,12 +5,14 @@ Everything but `execution` decides what the manifest says and is written into it
 """
 
 import re
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from config.acting import ApplySettings
+from config.cameras import CameraSettings, ViewSettings
 from config.fields import Duration, Pattern, Settings, Suffix, TimeZone, Url
 
 IMAGE_SUFFIXES = (
@@ -108,6 +110,9 @@ class NeighborSettings(Settings):
     eps: float = Field(default=0.05, ge=0.0, le=1.0)
     """Largest cosine distance that joins two images."""
 
+    scene_eps: float = Field(default=0.05, ge=0.0, le=1.0)
+    """The same where scenes are compared, which lie farther from each other."""
+
     exact_up_to: int = Field(default=20_000, ge=0)
     """In partitions of at most this many images all pairs are compared, in larger ones those of
     images that are near the same few others."""
@@ -190,6 +195,18 @@ class ExecutionSettings(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class PartitionSettings:
+    """What holds for one partition, after all that is different for some cameras."""
+
+    eps: float
+    """Largest cosine distance of a twin."""
+    window: str | None
+    """How far back the library counts; None without end."""
+    view: ViewSettings
+    """What is compared of its images."""
+
+
 class DedupConfig(Settings):
     """One run of the `dedup` flow."""
 
@@ -206,6 +223,12 @@ class DedupConfig(Settings):
     neighbors: NeighborSettings = NeighborSettings()
     clusters: ClusterSettings = ClusterSettings()
     library: LibrarySettings = LibrarySettings()
+
+    view: ViewSettings = ViewSettings()
+    """What is compared of an image."""
+
+    cameras: tuple[CameraSettings, ...] = ()
+    """What is different for some partitions: the first whose pattern fits counts."""
 
     price_per_image: float | None = Field(default=None, ge=0.0)
     """Cost of annotating one image, in any currency; the summary then shows what is saved."""
@@ -248,6 +271,21 @@ class DedupConfig(Settings):
         )
         return self.model_copy(update={"source_url": source_url})
 
+    def of_partition(self, partition: str) -> PartitionSettings:
+        """What holds for one partition.
+
+        Args:
+            partition: Its name, as `source.partition_by` gives it.
+        """
+        camera = next((camera for camera in self.cameras if camera.is_of(partition)), None)
+        view = (camera and camera.view) or self.view
+        neighbors = self.neighbors
+        eps = neighbors.scene_eps if view.compare == "scene" else neighbors.eps
+        if camera is not None and camera.eps is not None:
+            eps = camera.eps
+        window = (camera and camera.window) or self.library.window
+        return PartitionSettings(eps=eps, window=window, view=view)
+
     def without_gate(self) -> Self:
         """A copy in which every frame is embedded."""
         return self.model_copy(update={"gate": self.gate.model_copy(update={"enabled": False})})
@@ -256,5 +294,14 @@ class DedupConfig(Settings):
         """Everything that shapes the manifest, ready for JSON; no URL and no `execution`."""
         return self.model_dump(
             mode="json",
-            include={"source", "features", "gate", "neighbors", "clusters", "library"},
+            include={
+                "source",
+                "features",
+                "gate",
+                "neighbors",
+                "clusters",
+                "library",
+                "view",
+                "cameras",
+            },
         )

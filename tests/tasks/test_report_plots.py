@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 
 from tasks.report_plots import (
     Bar,
@@ -17,6 +18,7 @@ from tasks.report_plots import (
     map_plot,
     nearest_plot,
     partition_plot,
+    principal_plane,
     round_numbers,
     round_ratios,
     sampled,
@@ -170,6 +172,17 @@ def test_map_of_equal_images_and_of_hardly_any() -> None:
     assert len(equal.dots) == 3
     assert equal.x_label == "first component, 0% of the variance"
     assert map_plot(np.ones((2, 512), np.float32), np.zeros(2, bool), ["a", "b"]).dots == ()
+
+
+@given(st.integers(3, 40), st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_principal_plane_is_that_of_scikit_learn(n: int, dim: int, seed: int) -> None:
+    features = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
+    points, shares = principal_plane(features)
+    pca = PCA(n_components=2, svd_solver="full")
+    expected = pca.fit_transform(features.astype(np.float64))
+    np.testing.assert_allclose(shares, pca.explained_variance_ratio_, atol=1e-9)
+    # The two may look at the plane from different sides.
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-5)
 
 
 def test_map_takes_all_of_a_few_images_and_a_fixed_sample_of_many() -> None:

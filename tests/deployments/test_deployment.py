@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,32 @@ PREFECT = str(Path(sys.executable).parent / "prefect")
 DEDUP = str(Path(sys.executable).parent / "dedup")
 
 
+AUTOMATIONS = ROOT / "deployments/automations.yaml"
+NO_BLOCK = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True)
+class Pager:
+    """Somebody's webhook: it keeps what it is told."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def wait_for(self, wanted: Callable[[str], bool]) -> str:
+        for _ in range(120):
+            found = [text for text in self.texts if wanted(text)]
+            if found:
+                return found[0]
+            time.sleep(0.5)
+        raise AssertionError(f"not told: {self.texts}")
+
+
 @dataclass(frozen=True)
 class Orchestra:
-    """A server with our deployment and a worker."""
+    """A server with our deployments and automations, and a worker."""
 
     environment: dict[str, str]
     worker_log: Path
+    pager: Pager
 
     def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -58,6 +80,17 @@ class Orchestra:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/{path}") as answer:
             return json.load(answer)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of a name, as the server keeps them; it waits for the first."""
+        for _ in range(60):
+            found: list[dict[str, Any]] = self.ask(
+                "events/filter", filter={"event": {"name": [name]}}
+            )["events"]
+            if found:
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"no event {name}")
 
     def wait_for_log(self, text: str) -> str:
         """Wait until the worker has passed on a text: the server knows of a state before that."""
@@ -83,7 +116,31 @@ class Orchestra:
 
 
 @pytest.fixture(scope="module")
-def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
+def webhook() -> Iterator[tuple[str, Pager]]:
+    """The address of a pager, and what it is told."""
+    pager = Pager()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            pager.texts.append(json.loads(content)["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", pager
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def orchestra(
+    tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, Pager]
+) -> Iterator[Orchestra]:
+    webhook_url, pager = webhook
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -116,13 +173,14 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
     try:
         log = start("server", "server", "start", "--port", str(port))
         _wait_until_healthy(f"http://127.0.0.1:{port}/api/health", log)
-        orchestra = Orchestra(environment, home / "worker.log")
+        orchestra = Orchestra(environment, home / "worker.log", pager)
         pool = orchestra.prefect("work-pool", "create", "dedup", "--type", "process")
         assert pool.returncode == 0, pool.stderr
         deployed = orchestra.prefect(
             "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"
         )
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        _automate(orchestra, webhook_url, home / "automations.yaml")
         start("worker", "worker", "start", "--pool", "dedup")
         yield orchestra
     finally:
@@ -157,6 +215,15 @@ def test_deployment_runs_a_night_and_applies_its_manifest(
     }
     orchestra.wait_for_apply(f"file://{manifest}", "COMPLETED")
     assert len(list((tmp_path / "2026-02-28").iterdir())) == 1
+    run_id = manifest.parent.name
+    (event,) = orchestra.events("image-dedup.night.finished")
+    assert event["payload"]["message"] == "6 images: 1 stay, 5 go"
+    assert event["payload"]["report_url"] == f"file://{manifest.parent}/report/index.html"
+    assert {"deployment", "flow", "tag"} <= {
+        related["prefect.resource.role"] for related in event["related"]
+    }
+    # No other night finishes in the ten seconds that stand for 26 hours here.
+    orchestra.pager.wait_for(lambda text: text == f"No night has finished since {run_id}")
 
 
 def test_deployment_keeps_a_workspace_tidy(orchestra: Orchestra, tmp_path: Path) -> None:
@@ -241,6 +308,30 @@ def test_failed_run_fails_and_says_why_in_one_line(orchestra: Orchestra, tmp_pat
         f"expected a folder of images, found nothing: file://{tmp_path}/nowhere"
     )
     assert "Traceback" not in log
+    orchestra.pager.wait_for(
+        lambda text: (
+            text.startswith("prefect.flow-run.Failed: flow run ")
+            and f"found nothing: file://{tmp_path}/nowhere" in text
+        )
+    )
+
+
+def test_guard_that_refuses_is_told(orchestra: Orchestra, tmp_path: Path) -> None:
+    night = write_night(str(tmp_path), {"a.jpg": ["b.jpg", "c.jpg"]})
+    config = {
+        "manifest_url": night.manifest_url,
+        "execute": True,
+        "guards": {"max_removed_fraction": 0.5},
+    }
+    finished = orchestra.prefect(
+        "deployment", "run", "apply/main", "--watch", "--param", f"config={json.dumps(config)}"
+    )
+    assert finished.returncode == 1
+    told = orchestra.pager.wait_for(lambda text: night.workspace_url in text)
+    name, message, report_url = told.split("\n")
+    assert name == "image-dedup.guard.tripped"
+    assert "66.67% of the readable images, at most 50.00%" in message
+    assert report_url == night.manifest_url.replace("manifest.parquet", "report/index.html")
 
 
 def test_server_refuses_an_unknown_setting(orchestra: Orchestra) -> None:
@@ -269,6 +360,23 @@ def test_nightly_schedule_fires(orchestra: Orchestra) -> None:
     hours = {str(run["expected_start_time"])[11:16] for run in scheduled}
     assert hours <= {"01:00", "02:00"}  # 03:00 in Berlin, in summer and in winter
     assert hours
+
+
+def _automate(orchestra: Orchestra, webhook_url: str, file: Path) -> None:
+    """Create the automations as docs/alerts.md shows; a night is overdue after ten seconds."""
+    script = "import sys; from prefect.blocks.webhook import Webhook; "
+    script += "print(Webhook(url=sys.argv[1]).save('image-dedup'))"
+    saved = subprocess.run(
+        [sys.executable, "-c", script, webhook_url],
+        env=orchestra.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    text = AUTOMATIONS.read_text().replace(NO_BLOCK, saved.stdout.strip())
+    file.write_text(text.replace("within: 93600", "within: 10"))
+    created = orchestra.prefect("automation", "create", "--from-file", str(file))
+    assert created.returncode == 0, created.stdout + created.stderr
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -32,14 +32,13 @@ COLUMNS = {
     "alerts": "what somebody was told of",
     "run": "the run's id, as other commands take it",
 }
-TREND_LABELS = {
-    "num_images": "images",
-    "removed_share": "share removed",
-    "unreadable_share": "unreadable share",
-    "mean_nearest_distance": "mean nearest distance",
-    "seconds_per_new_image": "seconds per new image",
+TRENDS = {
+    "num_images": ("images", ",.0f"),
+    "removed_share": ("share removed", ".1%"),
+    "unreadable_share": ("unreadable share", ".1%"),
+    "mean_nearest_distance": ("mean nearest distance", ".4f"),
+    "seconds_per_new_image": ("seconds per new image", ".2f"),
 }
-PERCENTS = ("removed_share", "unreadable_share")
 BARS = "▁▂▃▄▅▆▇█"
 EXPLAINED = "\n\n".join(f"{name}: {meaning}." for name, meaning in COLUMNS.items())
 
@@ -147,13 +146,14 @@ def cells(night: "Night") -> list[str]:
 
 def trend_line(trend: "Trend") -> str:
     """How the last night compares with the ones before it, in one line."""
-    style = ".1%" if trend.measure in PERCENTS else ",.4g"
+    label, style = TRENDS[trend.measure]
     values = [*trend.earlier, *([] if trend.latest is None else [trend.latest])]
-    line = f"{TREND_LABELS[trend.measure]:<22} {_number(trend.latest, style):>8}"
+    line = f"{label:<22} {_number(trend.latest, style):>8}"
     if trend.median is None:
         return f"{line}  no night before it to compare with"
     median = f"{_number(trend.median, style)} of {len(trend.earlier)}"
-    return f"{line}  median {median:<14} {_change(trend):>8}  {sparkline(values)}"
+    change = _change(trend, is_share=style == ".1%")
+    return f"{line}  median {median:<14} {change:>9}  {sparkline(values)}"
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -165,10 +165,10 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[round(top * (value - low) / (high - low))] for value in values)
 
 
-def _change(trend: "Trend") -> str:
+def _change(trend: "Trend", *, is_share: bool) -> str:
     if trend.latest is None or trend.median is None:
         return "-"
-    if trend.measure in PERCENTS:
+    if is_share:
         return f"{100 * (trend.latest - trend.median):+.1f} pp"
     return f"{trend.latest / trend.median - 1:+.1%}" if trend.median else "-"
 

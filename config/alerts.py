@@ -21,8 +21,10 @@ class AlertSettings(Settings):
     min_nights: int = Field(default=7, ge=1)
     """With fewer of them, nothing is said."""
 
-    max_deviation: float = Field(default=3.5, gt=0.0)
-    """Standard deviations from the median that are still usual."""
+    max_deviation: float = Field(default=5.0, gt=0.0)
+    """Standard deviations from the median that are still usual. They are estimated from few nights,
+    so that of normal values with 5 one in 280 seems unusual after 14 nights, and one in 32 after 7;
+    with 3.5 one in 54, and one in 14."""
 
     min_change_removed: float = Field(default=0.1, ge=0.0, le=1.0)
     """Smallest change of the share removed that counts: 0.1 is from 50 % to 60 %."""

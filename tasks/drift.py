@@ -33,8 +33,8 @@ def usual_band(
 
     Median and median absolute deviation (MAD) instead of mean and standard deviation, so that a
     bad night among the earlier ones neither hides nor causes an alert: Iglewicz and Hoaglin, How
-    to Detect and Handle Outliers (1993), who propose 3.5 deviations. The MAD of nights that are
-    all alike is 0, so it has a floor.
+    to Detect and Handle Outliers (1993), who propose 3.5 deviations for samples larger than a few
+    nights. The MAD of nights that are all alike is 0, so it has a floor.
 
     Args:
         earlier: At least one value.

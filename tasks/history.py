@@ -109,7 +109,7 @@ def _read_night(run_url: str, with_applies: bool) -> tuple[Night | None, str | N
         night = night_of(_read_summary(run_url, run_id))
         if with_applies:
             night = night.model_copy(update={"acted": _read_acted(run_url, run_id)})
-    except ArtifactError as error:
+    except (ArtifactError, StorageError) as error:
         return night, str(error)
     return night, None
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,13 +13,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tasks import storage
 from tasks.approvals import read_decision
@@ -32,7 +36,7 @@ DEDUP = str(Path(sys.executable).parent / "dedup")
 
 
 AUTOMATIONS = ROOT / "deployments/automations.yaml"
-NO_BLOCK = "00000000-0000-0000-0000-000000000000"
+DOCUMENTED = ROOT / "docs/alerts.md"
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def orchestra(
             "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"
         )
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-        _automate(orchestra, webhook_url, home / "automations.yaml")
+        _automate(orchestra, webhook_url, home)
         start("worker", "worker", "start", "--pool", "dedup")
         yield orchestra
     finally:
@@ -362,21 +366,74 @@ def test_nightly_schedule_fires(orchestra: Orchestra) -> None:
     assert hours
 
 
-def _automate(orchestra: Orchestra, webhook_url: str, file: Path) -> None:
-    """Create the automations as docs/alerts.md shows; a night is overdue after ten seconds."""
-    script = "import sys; from prefect.blocks.webhook import Webhook; "
-    script += "print(Webhook(url=sys.argv[1]).save('image-dedup'))"
-    saved = subprocess.run(
-        [sys.executable, "-c", script, webhook_url],
+@pytest.mark.slow
+def test_lost_run_is_marked_as_crashed(orchestra: Orchestra, night: Night, tmp_path: Path) -> None:
+    lost_runs = next(
+        automation
+        for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+        if automation["name"] == "image-dedup lost runs"
+    )
+    # Two heartbeats may not be so far apart; five minutes are too long for a test.
+    said = json.dumps(lost_runs | {"trigger": lost_runs["trigger"] | {"within": 40}})
+    created = orchestra.prefect("automation", "create", "--from-json", said)
+    assert created.returncode == 0, created.stderr
+    config = {"source_url": str(night.folder), "workspace_url": str(tmp_path)}
+    orchestra.prefect(
+        *("deployment", "run", "dedup/main", "--flow-run-name", "lost"),
+        *("--param", f"config={json.dumps(config)}"),
+    )
+
+    def lost() -> dict[str, Any]:
+        (run,) = orchestra.ask("flow_runs/filter", flow_runs={"name": {"any_": ["lost"]}})
+        return dict(run)
+
+    heard = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
+    heard |= {"resource": {"id": [f"prefect.flow-run.{lost()['id']}"]}}
+    _wait_until(lambda: orchestra.ask("events/filter", filter=heard)["events"])
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == lost()["id"]:
+                process.kill()
+    _wait_until(lambda: lost()["state"]["name"] == "Crashed", seconds=120)
+    assert lost()["state"]["message"] == lost_runs["actions"][0]["message"]
+    orchestra.pager.wait_for(
+        lambda text: text.startswith("prefect.flow-run.Crashed: flow run lost")
+    )
+
+
+def _wait_until(is_so: Callable[[], object], seconds: float = 60) -> None:
+    for _ in range(int(2 * seconds)):
+        if is_so():
+            return
+        time.sleep(0.5)
+    raise AssertionError("it never was")
+
+
+def _automate(orchestra: Orchestra, webhook_url: str, home: Path) -> None:
+    """Do what docs/alerts.md says, except that a night is overdue after ten seconds."""
+    template, created = home / "template.yaml", home / "automations.yaml"
+    template.write_text(AUTOMATIONS.read_text().replace("within: 93600", "within: 10"))
+    shown = re.search(r"```\n(export DEDUP_WEBHOOK.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    assert shown is not None
+    commands = shown[1]
+    for documented, ours in {
+        "https://chat.example.com/hooks/...": webhook_url,
+        ".venv/bin": str(Path(sys.executable).parent),
+        "deployments/automations.yaml": str(template),
+        "/tmp/automations.yaml": str(created),
+    }.items():
+        assert documented in commands
+        commands = commands.replace(documented, ours)
+    finished = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=ROOT,
         env=orchestra.environment,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    text = AUTOMATIONS.read_text().replace(NO_BLOCK, saved.stdout.strip())
-    file.write_text(text.replace("within: 93600", "within: 10"))
-    created = orchestra.prefect("automation", "create", "--from-file", str(file))
-    assert created.returncode == 0, created.stdout + created.stderr
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stdout.count("image-dedup") >= 4  # as `automation ls` lists them
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -48,6 +48,15 @@ def test_scale_is_that_of_normal_values() -> None:
     assert band.allowed == pytest.approx(2.0, rel=0.02)
 
 
+@pytest.mark.parametrize(("num_nights", "share"), [(7, 0.032), (14, 0.0036)])
+def test_usual_nights_seldom_seem_unusual(num_nights: int, share: float) -> None:
+    sample = np.random.default_rng(0).normal(size=(5_000, num_nights + 1))
+    num_alarms = sum(
+        not usual_band(earlier, max_deviation=5.0).has(tonight) for *earlier, tonight in sample
+    )
+    assert num_alarms / len(sample) == pytest.approx(share, rel=0.3)
+
+
 @given(nights=nights, max_deviation=st.floats(0.1, 10), floor=st.floats(0, 10))
 def test_median_is_usual_and_the_floor_holds(
     nights: list[float], max_deviation: float, floor: float

@@ -40,12 +40,19 @@ TRENDS = {
     "seconds_per_new_image": ("seconds per new image", ".2f"),
 }
 BARS = "▁▂▃▄▅▆▇█"
-EXPLAINED = "\n\n".join(f"{name}: {meaning}." for name, meaning in COLUMNS.items())
+EXPLAINED = "\n\n".join(
+    [
+        "Nights of one source stand together: their URLs differ by nothing but a date. The last "
+        "one is held against the complete nights before it that the same settings decided.",
+        "The columns:",
+        *(f"{name}: {meaning}." for name, meaning in COLUMNS.items()),
+    ]
+)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this file to the application."""
-    app.command(epilog=f"The columns:\n\n{EXPLAINED}")(history)
+    app.command(epilog=EXPLAINED)(history)
 
 
 def history(
@@ -67,11 +74,7 @@ def history(
         bool, typer.Option("--json", help="Print nights, trends and problems as one JSON object.")
     ] = False,
 ) -> None:
-    """Show the nights of a workspace, one a line, and how the last one compares with those before.
-
-    Nights of one source stand together: their URLs differ by nothing but a date. The last one is
-    held against the median of the complete nights before it that the same settings decided.
-    """
+    """Show the nights of a workspace and how the last one compares with those before."""
     try:
         pattern = re.compile(source or "")
     except re.error as error:

@@ -141,9 +141,12 @@ class TestActing:
             operation="quarantine", has_ended=False, num_done=None, num_left=None
         )
 
-    def test_journal_of_an_earlier_version_has_no_counts(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("ended", [{}, {"done": "many", "left": "-1"}])
+    def test_journal_that_does_not_count_has_no_counts(
+        self, tmp_path: Path, ended: dict[str, str]
+    ) -> None:
         run_id = write_summary(str(tmp_path), 1).run_id
-        write_apply(str(tmp_path), run_id, "undo", ended={})
+        write_apply(str(tmp_path), run_id, "undo", ended=ended)
         (night,) = read_history(str(tmp_path), with_applies=True).nights
         assert night.acted == Acted(operation="undo", has_ended=True, num_done=None, num_left=None)
 

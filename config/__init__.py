@@ -6,6 +6,7 @@ from config.acting import (
     ApplySettings,
     GuardSettings,
 )
+from config.alerts import AlertSettings
 from config.cameras import CameraSettings, ViewSettings
 from config.fields import parse_duration
 from config.maintenance import MaintenanceConfig
@@ -24,6 +25,7 @@ from config.profiles import ConfigError, load_apply_config, load_config
 
 __all__ = [
     "ActingSettings",
+    "AlertSettings",
     "ApplyConfig",
     "ApplySettings",
     "CameraSettings",

@@ -1,7 +1,7 @@
 """The settings of a run: data only, frozen, and strict about unknown names.
 
-Everything but `execution` decides what the manifest says and is written into it;
-`execution` says how the work is carried out and must never change a byte of it.
+Nearly all of it decides what the manifest says and is written into it; `execution` says how the
+work is carried out and must never change a byte of it, and `alerts` when somebody is told.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from config.acting import ApplySettings
+from config.alerts import AlertSettings
 from config.cameras import CameraSettings, ViewSettings
 from config.fields import Duration, Pattern, Settings, Suffix, TimeZone, Url
 
@@ -235,6 +236,9 @@ class DedupConfig(Settings):
 
     allow_partial: bool = False
     """Write a manifest even when shards failed. It says so, and their images are skipped in it."""
+
+    alerts: AlertSettings = AlertSettings()
+    """When a night is so unlike the earlier ones that somebody is told; decides nothing."""
 
     time_zone: TimeZone = "UTC"
     """IANA time zone in which `{date}` is read."""

@@ -349,7 +349,7 @@ def carry_out_to_end(
         tried=tried,
     )
     if entries or not journal.has_ended(operation):
-        journal.append(operation, "end")
+        journal.append(operation, "end", details=journal.counts_of(operation))
 
 
 def lock(

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from config import ApplyConfig, parse_duration
 from flows.acting import apply_manifest, check_guards
+from flows.events import told_of_guards
 from flows.logs import prepare_logs
 from tasks.acting_summary import ActingSummary, acting_markdown
 from tasks.apply01_plan_actions import places_of
@@ -52,10 +53,11 @@ def apply(config: ApplyConfig) -> ActingSummary | None:
         DedupError: A guard is not met, the lock is held, or nothing could be done otherwise.
     """
     prepare_logs()
-    if config.execute and config.approval == "required" and not is_approved(config):
-        logger.info("rejected: nothing was done")
-        return None
-    summary = apply_manifest(config)
+    with told_of_guards(config.manifest_url):
+        if config.execute and config.approval == "required" and not is_approved(config):
+            logger.info("rejected: nothing was done")
+            return None
+        summary = apply_manifest(config)
     create_markdown_artifact(key="dedup-apply", markdown=acting_markdown(summary))
     if not summary.is_clean:
         first = "; ".join(f"{each.url!r}: {each.detail}" for each in summary.problems[:3])

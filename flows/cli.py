@@ -27,6 +27,7 @@ from flows import (
     cli_acting,
     cli_asking,
     cli_evaluating,
+    cli_history,
     cli_library,
     cli_reviewing,
     cli_serving,
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 cli_acting.add_commands(app)
 cli_library.add_commands(app)
+cli_history.add_commands(app)
 cli_asking.add_commands(app)
 cli_evaluating.add_commands(app)
 cli_reviewing.add_commands(app)
@@ -198,6 +200,7 @@ def show(
 ) -> None:
     """Show the summary of a run, or its manifest as CSV."""
     with explained_errors():
+        from tasks.history import read_alerts
         from tasks.manifests import read_manifest, write_csv
 
         manifest_url = named_manifest(what, workspace)
@@ -205,7 +208,8 @@ def show(
         if as_csv:
             write_csv(manifest.table, sys.stdout.buffer)
         else:
-            _print_summary(manifest.summary, as_json)
+            alerts = read_alerts(manifest_url, manifest.summary.run_id)
+            _print_summary(manifest.summary.model_copy(update={"alerts": alerts}), as_json)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from prefect.runtime import deployment, flow_run
 
 from config import ApplyConfig, DedupConfig
 from flows.artifacts import ProgressArtifact, show_report, show_shards
+from flows.events import tell_failed_shards, tell_night
 from flows.fan_out import Outcome, fan_out
 from flows.logs import prepare_logs
 from flows.progress import watcher
@@ -112,6 +113,7 @@ def dedup(config: DedupConfig) -> Summary:
     num_embedded = sum(file.num_embedded for file in feature_files)
     summary = write_report(manifest, config, num_embedded, seconds)
     show_report(summary.report_url)
+    tell_night(summary)
     hand_over(summary, config)
     return summary
 
@@ -156,6 +158,13 @@ def embed_shards(shards: list[Shard], config: DedupConfig) -> list[FeatureFile]:
     if outcome.failures:
         message = describe_failures(outcome, num_shards=len(shards))
         if not config.allow_partial:
+            tell_failed_shards(
+                message,
+                config.source_url,
+                num_failed=len(outcome.failures),
+                num_untried=len(outcome.untried),
+                num_images=num_missing(outcome),
+            )
             raise NightIncompleteError(message)
         logger.warning("%s The manifest will say that the night is not complete.", message)
     return outcome.results
@@ -249,7 +258,6 @@ def hand_over(summary: Summary, config: DedupConfig) -> None:
 def describe_failures(outcome: Outcome[Shard, FeatureFile], *, num_shards: int) -> str:
     """Name the failed shards with their causes in one line; of very many, only the first."""
     failures, untried = outcome.failures, outcome.untried
-    missing = [failure.reference for failure in failures] + untried
     shards = "; ".join(
         f"shard {failure.reference.number} ({failure.reference.num_images} images from "
         f"{failure.reference.first_url}): {type(failure.error).__name__}: {failure.error}"
@@ -261,9 +269,15 @@ def describe_failures(outcome: Outcome[Shard, FeatureFile], *, num_shards: int) 
         shards += f"; after these, one after the other, {len(untried)} more were not tried"
     return (
         f"{len(failures)} of {num_shards} shards failed, "
-        f"{sum(shard.num_images for shard in missing)} images are not embedded: "
+        f"{num_missing(outcome)} images are not embedded: "
         f"{shards}. The others kept their work: the same run again embeds only what is missing."
     )
+
+
+def num_missing(outcome: Outcome[Shard, FeatureFile]) -> int:
+    """Images of the shards that failed or were not tried."""
+    missing = [failure.reference for failure in outcome.failures] + outcome.untried
+    return sum(shard.num_images for shard in missing)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ class Head(_Record):
     token: str
     """Random, so that no two segments are equal."""
     details: dict[str, str]
-    """Of `begin`: manifest, digest, source, settings. Of `end`: the counts."""
+    """Of `begin`: manifest, digest, source, settings. Of `end`: `counts_of` its operation."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,12 @@ class Journal:
     def entries(self, operation: Operation) -> list[Entry]:
         """The last entry of every image that an operation was begun on."""
         return [last[operation] for last in self._last.values() if operation in last]
+
+    def counts_of(self, operation: Operation) -> dict[str, str]:
+        """Images that an operation was begun on: how many are `done`, how many are `left` alone."""
+        entries = self.entries(operation)
+        num_done = sum(entry.status in ("done", "already") for entry in entries)
+        return {"done": str(num_done), "left": str(len(entries) - num_done)}
 
     def removals(self) -> list[Entry]:
         """The last entry of every image that was to be moved away or deleted."""
@@ -219,6 +225,16 @@ def read_journal(url: str, apply_id: str) -> Journal:
                 f"{urls[number]}"
             )
     return Journal(url, apply_id, segments)
+
+
+def last_head(url: str) -> Head | None:
+    """Read how a journal ends, without the rest of it; None when there is no segment.
+
+    Raises:
+        ArtifactError: Its last segment is damaged.
+    """
+    urls = storage.list_names(url, ".jsonl")
+    return parse_segment(storage.read_bytes(urls[-1]), urls[-1]).head if urls else None
 
 
 def parse_segment(content: bytes, url: str) -> Segment:

@@ -75,7 +75,11 @@ def collect_features(
     storage.publish_table(
         collection.images_url,
         images.replace_schema_metadata(
-            {"source_url": source_url, "settings": json.dumps(settings, sort_keys=True)}
+            {
+                "source_url": source_url,
+                "night_id": inventory.night_id,
+                "settings": json.dumps(settings, sort_keys=True),
+            }
         ),
     )
     featured = rows.filter(pc.is_in(rows["image_id"], value_set=readable["image_id"]))

@@ -99,10 +99,12 @@ def sweep(
 
     Returns:
         `eps`, `kept_fraction` for each of them in [0, 1], `num_compared`, and `nearest_distances`
-        as the `edges` and `counts` of a histogram of cosine distances.
+        as the `edges` and `counts` of a histogram of cosine distances, and their `mean`, None
+        without any.
     """
     num_kept = np.zeros(len(eps_values), np.int64)
     counts = np.zeros(len(DISTANCE_EDGES) - 1, np.int64)
+    total_distance = 0.0
     num_compared = 0
     for features in windows:
         products = features @ features.T
@@ -111,12 +113,19 @@ def sweep(
             num_kept_of(are_within_by(products, features, features, eps), min_samples=min_samples)
             for eps in eps_values
         ]
-        counts += np.histogram(nearest_distances(products), DISTANCE_EDGES)[0]
+        nearest = nearest_distances(products)
+        counts += np.histogram(nearest, DISTANCE_EDGES)[0]
+        total_distance += float(nearest.sum(dtype=np.float64))
+    num_nearest = int(counts.sum())
     return {
         "eps": list(eps_values),
         "kept_fraction": (num_kept / max(num_compared, 1)).round(6).tolist(),
         "num_compared": num_compared,
-        "nearest_distances": {"edges": list(DISTANCE_EDGES), "counts": counts.tolist()},
+        "nearest_distances": {
+            "edges": list(DISTANCE_EDGES),
+            "counts": counts.tolist(),
+            "mean": round(total_distance / num_nearest, 6) if num_nearest else None,
+        },
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,8 +11,10 @@ from prefect.artifacts import create_markdown_artifact
 
 from config import DedupConfig
 from tasks import storage
+from tasks.alerts import alerts_of
 from tasks.cells import open_features
 from tasks.feature_store import iterate_thumbnails, store_url
+from tasks.history import latest_decisions, read_history
 from tasks.manifests import DIGEST, own_rows, report_url_of
 from tasks.references import Manifest
 from tasks.report_data import ThumbnailFile, publish_scripts, report_rows, with_earlier_images
@@ -22,7 +25,7 @@ from tasks.report_page import (
     render_page,
     skipped_images,
 )
-from tasks.schemas import IMAGES, MANIFEST, MATCHES
+from tasks.schemas import IMAGES, MANIFEST, MATCHES, fingerprint
 from tasks.stage import stage
 from tasks.summary import Summary, summarize, summary_markdown
 
@@ -45,6 +48,7 @@ def make_report(
     """Publish summary and report."""
     table = storage.read_table(manifest.url, MANIFEST)
     metadata = storage.read_metadata(manifest.url)
+    workspace_url = storage.absolute_url(config.workspace_url)
     summary = summarize(
         table,
         metadata,
@@ -54,12 +58,36 @@ def make_report(
         num_embedded=num_embedded,
         seconds=seconds,
     )
-    store = store_url(storage.absolute_url(config.workspace_url), config.features)
+    summary = with_execution(summary, metadata, manifest.run_url)
+    earlier = latest_decisions(read_history(workspace_url).nights)
+    alerts = alerts_of(summary, earlier, config.alerts, min_recall=config.neighbors.min_recall)
+    summary = summary.model_copy(update={"alerts": alerts})
+    store = store_url(workspace_url, config.features)
     publish_report(manifest.run_url, store, table, metadata, summary)
     storage.publish_bytes(
         storage.join(manifest.run_url, "summary.json"), summary.model_dump_json(indent=2).encode()
     )
     return summary
+
+
+def with_execution(summary: Summary, metadata: Mapping[str, str], run_url: str) -> Summary:
+    """Add what only this execution knows, for those who compare nights.
+
+    Args:
+        summary: What the manifest amounts to.
+        metadata: The manifest's own metadata.
+        run_url: Folder of the run's artifacts.
+    """
+    images = storage.read_metadata(storage.join(run_url, "images.parquet"))
+    sweep = read_sweep(storage.join(run_url, "sweep.json"))
+    return summary.model_copy(
+        update={
+            "executed_at": datetime.now(UTC).replace(microsecond=0),
+            "night_id": images.get("night_id"),
+            "settings_digest": fingerprint(metadata["config"], summary.weights_digest),
+            "mean_nearest_distance": sweep["nearest_distances"].get("mean"),
+        }
+    )
 
 
 def publish_report(

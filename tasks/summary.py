@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
 
 from tasks.distances import within
 from tasks.references import GateCheck
@@ -44,6 +45,18 @@ class Counts(BaseModel):
     """Kept images as a percentage of the readable ones; 100 when there are none."""
 
 
+class Alert(BaseModel):
+    """Something that a person should hear of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["shards.failed", "recall.low", "drift"]
+    message: str
+    """One sentence."""
+    numbers: dict[str, float] = {}
+    """What it rests on, by name."""
+
+
 class Summary(Counts):
     """A run in numbers; `dedup run --json` prints it."""
 
@@ -74,6 +87,18 @@ class Summary(Counts):
     cost_left: float | None
     seconds: dict[str, float]
     """Wall time of each stage of this execution."""
+    executed_at: AwareDatetime | None = None
+    """When this execution ended. As the next three None when the summary was made from a manifest
+    alone."""
+    night_id: str | None = None
+    """The listing that was decided about."""
+    settings_digest: str | None = None
+    """Names the settings that decided, and the weights."""
+    mean_nearest_distance: float | None = None
+    """Mean cosine distance of an image to the nearest other one of its night, over the images that
+    the sweep of eps compared."""
+    alerts: tuple[Alert, ...] = ()
+    """What a person should hear of."""
 
 
 def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
@@ -172,6 +197,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     rows = [
         ("run", summary.run_id),
         ("source", summary.source_url),
+        *(("alert", alert.message) for alert in summary.alerts),
         ("images", f"{summary.num_images:,}"),
         ("unreadable (skipped)", f"{summary.num_unreadable:,}"),
         ("exact copies", f"{summary.num_exact_copies:,}"),
@@ -183,6 +209,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("reviewed", _reviewed(summary)),
         ("bytes saved", f"{summary.bytes_saved:,} of {summary.bytes_total:,}"),
         ("annotation cost left", f"{summary.percent_annotation_left:.1f} %"),
+        ("annotation cost", _cost(summary)),
         ("eps", f"{summary.eps:g}"),
         ("recall of pairs within eps", _recall(summary)),
         ("change gate", "" if summary.gate is None else _gate(summary.gate)),
@@ -194,12 +221,6 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("manifest", summary.manifest_url),
         ("report", summary.report_url),
     ]
-    if summary.cost_saved is not None:
-        cost = (
-            "annotation cost",
-            f"{summary.cost_left:,.2f} left, {summary.cost_saved:,.2f} saved",
-        )
-        rows.insert(13, cost)
     return [(label, value) for label, value in rows if value]
 
 
@@ -230,6 +251,12 @@ def _kept(summary: Summary) -> str:
 def _removed(summary: Summary) -> str:
     earlier = f", {summary.num_remove_for_earlier:,} of them for images of earlier nights"
     return f"{summary.num_remove:,}" + earlier * (summary.num_remove_for_earlier > 0)
+
+
+def _cost(summary: Summary) -> str:
+    if summary.cost_saved is None:
+        return ""
+    return f"{summary.cost_left:,.2f} left, {summary.cost_saved:,.2f} saved"
 
 
 def _count(values: pa.ChunkedArray) -> int:

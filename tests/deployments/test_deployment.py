@@ -2,21 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tasks import storage
 from tasks.approvals import read_decision
@@ -29,12 +35,32 @@ PREFECT = str(Path(sys.executable).parent / "prefect")
 DEDUP = str(Path(sys.executable).parent / "dedup")
 
 
+AUTOMATIONS = ROOT / "deployments/automations.yaml"
+DOCUMENTED = ROOT / "docs/alerts.md"
+
+
+@dataclass(frozen=True)
+class Pager:
+    """Somebody's webhook: it keeps what it is told."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def wait_for(self, wanted: Callable[[str], bool]) -> str:
+        for _ in range(120):
+            found = [text for text in self.texts if wanted(text)]
+            if found:
+                return found[0]
+            time.sleep(0.5)
+        raise AssertionError(f"not told: {self.texts}")
+
+
 @dataclass(frozen=True)
 class Orchestra:
-    """A server with our deployment and a worker."""
+    """A server with our deployments and automations, and a worker."""
 
     environment: dict[str, str]
     worker_log: Path
+    pager: Pager
 
     def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -58,6 +84,17 @@ class Orchestra:
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/{path}") as answer:
             return json.load(answer)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of a name, as the server keeps them; it waits for the first."""
+        for _ in range(60):
+            found: list[dict[str, Any]] = self.ask(
+                "events/filter", filter={"event": {"name": [name]}}
+            )["events"]
+            if found:
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"no event {name}")
 
     def wait_for_log(self, text: str) -> str:
         """Wait until the worker has passed on a text: the server knows of a state before that."""
@@ -83,7 +120,31 @@ class Orchestra:
 
 
 @pytest.fixture(scope="module")
-def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
+def webhook() -> Iterator[tuple[str, Pager]]:
+    """The address of a pager, and what it is told."""
+    pager = Pager()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            pager.texts.append(json.loads(content)["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", pager
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def orchestra(
+    tmp_path_factory: pytest.TempPathFactory, webhook: tuple[str, Pager]
+) -> Iterator[Orchestra]:
+    webhook_url, pager = webhook
     home = tmp_path_factory.mktemp("prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -116,13 +177,14 @@ def orchestra(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orchestra]:
     try:
         log = start("server", "server", "start", "--port", str(port))
         _wait_until_healthy(f"http://127.0.0.1:{port}/api/health", log)
-        orchestra = Orchestra(environment, home / "worker.log")
+        orchestra = Orchestra(environment, home / "worker.log", pager)
         pool = orchestra.prefect("work-pool", "create", "dedup", "--type", "process")
         assert pool.returncode == 0, pool.stderr
         deployed = orchestra.prefect(
             "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"
         )
         assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        _automate(orchestra, webhook_url, home)
         start("worker", "worker", "start", "--pool", "dedup")
         yield orchestra
     finally:
@@ -157,6 +219,15 @@ def test_deployment_runs_a_night_and_applies_its_manifest(
     }
     orchestra.wait_for_apply(f"file://{manifest}", "COMPLETED")
     assert len(list((tmp_path / "2026-02-28").iterdir())) == 1
+    run_id = manifest.parent.name
+    (event,) = orchestra.events("image-dedup.night.finished")
+    assert event["payload"]["message"] == "6 images: 1 stay, 5 go"
+    assert event["payload"]["report_url"] == f"file://{manifest.parent}/report/index.html"
+    assert {"deployment", "flow", "tag"} <= {
+        related["prefect.resource.role"] for related in event["related"]
+    }
+    # No other night finishes in the ten seconds that stand for 26 hours here.
+    orchestra.pager.wait_for(lambda text: text == f"No night has finished since {run_id}")
 
 
 def test_deployment_keeps_a_workspace_tidy(orchestra: Orchestra, tmp_path: Path) -> None:
@@ -241,6 +312,30 @@ def test_failed_run_fails_and_says_why_in_one_line(orchestra: Orchestra, tmp_pat
         f"expected a folder of images, found nothing: file://{tmp_path}/nowhere"
     )
     assert "Traceback" not in log
+    orchestra.pager.wait_for(
+        lambda text: (
+            text.startswith("prefect.flow-run.Failed: flow run ")
+            and f"found nothing: file://{tmp_path}/nowhere" in text
+        )
+    )
+
+
+def test_guard_that_refuses_is_told(orchestra: Orchestra, tmp_path: Path) -> None:
+    night = write_night(str(tmp_path), {"a.jpg": ["b.jpg", "c.jpg"]})
+    config = {
+        "manifest_url": night.manifest_url,
+        "execute": True,
+        "guards": {"max_removed_fraction": 0.5},
+    }
+    finished = orchestra.prefect(
+        "deployment", "run", "apply/main", "--watch", "--param", f"config={json.dumps(config)}"
+    )
+    assert finished.returncode == 1
+    told = orchestra.pager.wait_for(lambda text: night.workspace_url in text)
+    name, message, report_url = told.split("\n")
+    assert name == "image-dedup.guard.tripped"
+    assert "66.67% of the readable images, at most 50.00%" in message
+    assert report_url == night.manifest_url.replace("manifest.parquet", "report/index.html")
 
 
 def test_server_refuses_an_unknown_setting(orchestra: Orchestra) -> None:
@@ -269,6 +364,76 @@ def test_nightly_schedule_fires(orchestra: Orchestra) -> None:
     hours = {str(run["expected_start_time"])[11:16] for run in scheduled}
     assert hours <= {"01:00", "02:00"}  # 03:00 in Berlin, in summer and in winter
     assert hours
+
+
+@pytest.mark.slow
+def test_lost_run_is_marked_as_crashed(orchestra: Orchestra, night: Night, tmp_path: Path) -> None:
+    lost_runs = next(
+        automation
+        for automation in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+        if automation["name"] == "image-dedup lost runs"
+    )
+    # Two heartbeats may not be so far apart; five minutes are too long for a test.
+    said = json.dumps(lost_runs | {"trigger": lost_runs["trigger"] | {"within": 40}})
+    created = orchestra.prefect("automation", "create", "--from-json", said)
+    assert created.returncode == 0, created.stderr
+    config = {"source_url": str(night.folder), "workspace_url": str(tmp_path)}
+    orchestra.prefect(
+        *("deployment", "run", "dedup/main", "--flow-run-name", "lost"),
+        *("--param", f"config={json.dumps(config)}"),
+    )
+
+    def lost() -> dict[str, Any]:
+        (run,) = orchestra.ask("flow_runs/filter", flow_runs={"name": {"any_": ["lost"]}})
+        return dict(run)
+
+    heard = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
+    heard |= {"resource": {"id": [f"prefect.flow-run.{lost()['id']}"]}}
+    _wait_until(lambda: orchestra.ask("events/filter", filter=heard)["events"])
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == lost()["id"]:
+                process.kill()
+    _wait_until(lambda: lost()["state"]["name"] == "Crashed", seconds=120)
+    assert lost()["state"]["message"] == lost_runs["actions"][0]["message"]
+    orchestra.pager.wait_for(
+        lambda text: text.startswith("prefect.flow-run.Crashed: flow run lost")
+    )
+
+
+def _wait_until(is_so: Callable[[], object], seconds: float = 60) -> None:
+    for _ in range(int(2 * seconds)):
+        if is_so():
+            return
+        time.sleep(0.5)
+    raise AssertionError("it never was")
+
+
+def _automate(orchestra: Orchestra, webhook_url: str, home: Path) -> None:
+    """Do what docs/alerts.md says, except that a night is overdue after ten seconds."""
+    template, created = home / "template.yaml", home / "automations.yaml"
+    template.write_text(AUTOMATIONS.read_text().replace("within: 93600", "within: 10"))
+    shown = re.search(r"```\n(export DEDUP_WEBHOOK.*?)```", DOCUMENTED.read_text(), re.DOTALL)
+    assert shown is not None
+    commands = shown[1]
+    for documented, ours in {
+        "https://chat.example.com/hooks/...": webhook_url,
+        ".venv/bin": str(Path(sys.executable).parent),
+        "deployments/automations.yaml": str(template),
+        "/tmp/automations.yaml": str(created),
+    }.items():
+        assert documented in commands
+        commands = commands.replace(documented, ours)
+    finished = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=ROOT,
+        env=orchestra.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stdout.count("image-dedup") >= 4  # as `automation ls` lists them
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -22,6 +22,7 @@ from tasks.errors import (
     LockHeldError,
     StorageError,
 )
+from tasks.journal import last_head
 from tasks.manifests import read_manifest
 from tasks.stores import store_of
 from tests.written_nights import WrittenNight, write_night
@@ -124,6 +125,20 @@ def test_what_is_done_is_not_done_again(written: WrittenNight) -> None:
     journal = tree(str(first.journal_url))
     assert undo(written, first).num_done == 4
     assert tree(str(first.journal_url)) == journal
+
+
+def test_journal_ends_with_what_was_done_and_left(written: WrittenNight) -> None:
+    rewrite_file(written.url("cam 1/a.jpg"), b"another image")
+    applied = apply(written)
+    ended = last_head(str(applied.journal_url))
+    assert ended is not None
+    assert (ended.operation, ended.kind) == ("quarantine", "end")
+    assert ended.details == {"done": "3", "left": "1"}
+    undo(written, applied)
+    ended = last_head(str(applied.journal_url))
+    assert ended is not None
+    assert (ended.operation, ended.details) == ("undo", {"done": "3", "left": "0"})
+    assert last_head(storage.join(written.workspace_url, "no journal")) is None
 
 
 def test_apply_after_undo_is_another_apply(written: WrittenNight) -> None:

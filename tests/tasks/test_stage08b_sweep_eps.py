@@ -96,6 +96,12 @@ def test_sweep_of_a_fan() -> None:
         max(edge for edge in DISTANCE_EDGES if edge < 0.0151): 1,
         1.0: 2,  # at right angles
     }
+    assert swept["nearest_distances"]["mean"] == pytest.approx(0.4031, abs=2e-6)
+
+
+def test_image_alone_has_no_mean_distance() -> None:
+    swept = sweep(iter([fan(0)]), [0.01], min_samples=2)
+    assert swept["nearest_distances"]["mean"] is None
 
 
 @given(data=st.data())

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tasks.references import GateCheck
 from tasks.schemas import MANIFEST
 from tasks.summary import (
+    Alert,
     Counts,
     Summary,
     count_decisions,
@@ -192,6 +193,11 @@ def test_summary_takes_the_rest_from_the_metadata() -> None:
         "cost_saved": None,
         "cost_left": None,
         "seconds": {},
+        "executed_at": None,
+        "night_id": None,
+        "settings_digest": None,
+        "mean_nearest_distance": None,
+        "alerts": (),
     }
 
 
@@ -269,6 +275,12 @@ def test_rows_are_for_people() -> None:
         ("manifest", "s3://work/m.parquet"),
         ("report", "s3://work/r.html"),
     ]
+
+
+def test_alerts_come_first_among_the_rows() -> None:
+    alerts = (Alert(name="drift", message="one"), Alert(name="recall.low", message="two"))
+    rows = summary_rows(summary_of().model_copy(update={"alerts": alerts}))
+    assert rows[1:4] == [("source", "s3://bucket/night"), ("alert", "one"), ("alert", "two")]
 
 
 def test_rows_leave_out_what_is_not_known() -> None:

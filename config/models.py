@@ -149,8 +149,8 @@ class LibrarySettings(Settings):
     """Compare with what earlier nights kept, and remember what this one keeps."""
 
     window: Duration | None = None
-    """Compare only with images captured at most so long before the first of this night; by default
-    with all."""
+    """Compare only with images captured at most so long before the first of this night in the same
+    partition; by default with all."""
 
 
 class ExecutionSettings(Settings):
@@ -277,7 +277,19 @@ class DedupConfig(Settings):
         Args:
             partition: Its name, as `source.partition_by` gives it.
         """
-        camera = next((camera for camera in self.cameras if camera.is_of(partition)), None)
+        return self._of_camera(next((c for c in self.cameras if c.is_of(partition)), None))
+
+    @property
+    def eps(self) -> float:
+        """Largest cosine distance of a twin in partitions that no pattern fits."""
+        return self._of_camera(None).eps
+
+    def eps_of_cameras(self) -> dict[str, float]:
+        """The eps of the cameras that have another than `eps`, by their pattern."""
+        found = {c.pattern: self._of_camera(c).eps for c in reversed(self.cameras)}
+        return {c.pattern: found[c.pattern] for c in self.cameras if found[c.pattern] != self.eps}
+
+    def _of_camera(self, camera: CameraSettings | None) -> PartitionSettings:
         view = (camera and camera.view) or self.view
         neighbors = self.neighbors
         eps = neighbors.scene_eps if view.compare == "scene" else neighbors.eps

@@ -192,10 +192,11 @@ def search_cells(
     Returns:
         The links, and the cells with the core items marked.
     """
-    fixed = {"collection": collection, "config": config}
+    fixed: dict[str, Any] = {"collection": collection}
     searches = search_ranges(cells.num_items, config.execution.items_per_search)
     if config.clusters.min_samples > 2:
-        core_files = search_all(find_cores, searches, fixed | {"cells": cells}, config)
+        counted = fixed | {"cells": cells, "config": config}
+        core_files = search_all(find_cores, searches, counted, config)
         cells = mark_cores(core_files, cells)
     return search_all(find_neighbors, searches, fixed | {"cells": cells}, config), cells
 

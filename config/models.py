@@ -236,6 +236,10 @@ class DedupConfig(Settings):
     allow_partial: bool = False
     """Write a manifest even when shards failed. It says so, and their images are skipped in it."""
 
+    rebuild: bool = False
+    """Go on when other settings than before leave the library of earlier nights behind, or decide
+    anew about a night that it has. Without, such a run ends before it begins."""
+
     time_zone: TimeZone = "UTC"
     """IANA time zone in which `{date}` is read."""
 

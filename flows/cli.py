@@ -133,6 +133,14 @@ def run(
             "--allow-partial", help="Write a manifest even when shards failed; it says so."
         ),
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Go on although other settings than before leave the library behind, or decide a "
+            "night of it anew.",
+        ),
+    ] = False,
     day: Annotated[
         datetime | None,
         typer.Option(
@@ -154,6 +162,7 @@ def run(
             "workspace_url": workspace,
             "price_per_image": price_per_image,
             "allow_partial": allow_partial or None,
+            "rebuild": rebuild or None,
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
             "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
             "gate": {"enabled": gate},

@@ -33,6 +33,7 @@ from tasks.references import (
     SearchRange,
     Shard,
 )
+from tasks.stage00_check_settings import check_night, check_settings
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
@@ -74,6 +75,8 @@ def dedup(config: DedupConfig) -> Summary:
         config: What to read, where to write, and how to decide.
 
     Raises:
+        ChangedSettingsError: Other settings than before would leave behind what earlier nights
+            have done; nothing was written.
         NightIncompleteError: Shards failed for good; everything embedded is kept, and the same
             run again embeds only what is missing.
         DedupError: Anything else that a person must mend.
@@ -85,7 +88,7 @@ def dedup(config: DedupConfig) -> Summary:
     config = config.model_copy(update={"features": resolved(config.features, this_machine())})
     seconds: dict[str, float] = {}
     with stopwatch(seconds, "list"):
-        inventory = list_images(config)
+        inventory = list_night(config)
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
         feature_files, gate = embed_night(inventory, shards, config)
@@ -114,6 +117,16 @@ def dedup(config: DedupConfig) -> Summary:
     show_report(summary.report_url)
     hand_over(summary, config)
     return summary
+
+
+def list_night(config: DedupConfig) -> Inventory:
+    """List the images, unless what earlier nights have done would be worth nothing after it."""
+    if not config.library.enabled:
+        return list_images(config)
+    check_settings(config)
+    inventory = list_images(config)
+    check_night(inventory, config)
+    return inventory
 
 
 def embed_night(

@@ -144,6 +144,21 @@ def iterate_segments(library: Library, columns: list[str]) -> Iterator[pa.Table]
                 yield segment.read(group, columns)
 
 
+def read_about(library: str, name: str) -> dict[str, str]:
+    """What a segment says of itself: the night and the run that it is of."""
+    with storage.open_table(storage.join(library, name), LIBRARY) as segment:
+        return segment.metadata
+
+
+def count_images(library: str, names: Iterable[str]) -> int:
+    """Count the images in some segments."""
+    num_images = 0
+    for name in names:
+        with storage.open_table(storage.join(library, name), LIBRARY) as segment:
+            num_images += segment.num_rows
+    return num_images
+
+
 def features_of(rows: pa.Table) -> Features:
     """The features of rows of `schemas.LIBRARY`: `(n, 512)` float32."""
     values = rows["feature"].combine_chunks().flatten().to_numpy()

@@ -220,16 +220,27 @@ def show(
 @app.command()
 def compact(
     workspace: Annotated[
-        str, typer.Option(help="Workspace whose feature files are merged: a path or an S3 URL.")
+        str, typer.Option(help="Workspace whose small files are merged: a path or an S3 URL.")
     ],
 ) -> None:
-    """Merge the small feature files of many nights into few large ones, beside running nights."""
+    """Merge the small files of many nights, of features and of the library, into few large ones.
+
+    Nights may run beside it.
+    """
     with explained_errors():
         from tasks.compact_features import compact_features
+        from tasks.merge_library import merge_libraries
 
         show_own_log()
-        for store in compact_features(workspace):
-            sys.stdout.write(f"{store.num_files_before} -> {store.num_files}  {store.store_url}\n")
+        merged = [
+            (store.num_files_before, store.num_files, store.store_url)
+            for store in compact_features(workspace)
+        ] + [
+            (library.num_files_before, library.num_files, library.library_url)
+            for library in merge_libraries(workspace)
+        ]
+        for num_before, num_files, url in merged:
+            sys.stdout.write(f"{num_before} -> {num_files}  {url}\n")
 
 
 def _prepare_environment() -> None:

@@ -16,7 +16,7 @@ from config import ConfigError, DedupConfig, load_config
 from tasks import storage
 from tasks.cells import open_features
 from tasks.errors import ArtifactError, ReviewError
-from tasks.library import file_names, library_url, night_of_run
+from tasks.library import library_url, night_of_run, segment_names
 from tasks.manifests import DIGEST, VERDICTS, LoadedManifest, own_rows, read_manifest, workspace_of
 from tasks.partitions import eps_of
 from tasks.references import Collection, Heeded, Keepers, Manifest
@@ -154,7 +154,7 @@ def correct_library(
 ) -> None:
     """Let later nights know what the night keeps now, if they know what it kept."""
     folder_url = library_url(storage.absolute_url(config.workspace_url), config.features)
-    night_id = night_of_run(file_names(folder_url), run_id)
+    night_id = night_of_run(segment_names(folder_url), run_id)
     if night_id is not None:
         collection = replace(
             compared,

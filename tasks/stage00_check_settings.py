@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError, ChangedSettingsError
-from tasks.library import count_images, file_names, latest, library_url, night_of, read_about
+from tasks.library import latest, library_url, night_of, not_empty, segment_names
 from tasks.manifests import manifest_url_of
 from tasks.references import Inventory
 from tasks.schemas import SCHEMA_VERSION
+from tasks.segments import look_at_segments
 from tasks.stage import stage
 from tasks.weights import WEIGHTS_DIGEST
 
@@ -47,12 +48,12 @@ def check_settings(config: DedupConfig) -> None:
     """
     workspace_url = storage.absolute_url(config.workspace_url)
     own_url = library_url(workspace_url, config.features)
-    own_names = latest(file_names(own_url))
+    own_names = not_empty(latest(segment_names(own_url)))
     if own_names:
         log_changes(workspace_url, own_url, own_names[-1], config)
         return
     libraries = {
-        url: latest(file_names(url))
+        url: not_empty(latest(segment_names(url)))
         for url in storage.list_names(storage.join(workspace_url, "library"))
     }
     largest = max(libraries, key=lambda url: (len(libraries[url]), url), default=own_url)
@@ -78,7 +79,7 @@ def check_night(inventory: Inventory, config: DedupConfig) -> None:
     """
     workspace_url = storage.absolute_url(config.workspace_url)
     folder_url = library_url(workspace_url, config.features)
-    names = latest(file_names(folder_url))
+    names = not_empty(latest(segment_names(folder_url)))
     mine = [name for name in names if night_of(name) == inventory.night_id]
     if not mine or config.rebuild:
         return
@@ -111,11 +112,17 @@ def log_changes(workspace_url: str, folder_url: str, name: str, config: DedupCon
 
 def decision_about(workspace_url: str, folder_url: str, name: str) -> dict[str, str]:
     """What the manifest behind a segment of the library says of itself; empty when it is gone."""
-    run_id = read_about(folder_url, name).get("run_id")
+    (segment,) = look_at_segments(folder_url, [name])
+    run_id = segment.metadata.get("run_id")
     try:
         return storage.read_metadata(manifest_url_of(workspace_url, run_id)) if run_id else {}
     except ArtifactError:
         return {}
+
+
+def count_images(folder_url: str, names: Sequence[str]) -> int:
+    """Count the images in some segments of a library."""
+    return sum(segment.num_rows for segment in look_at_segments(folder_url, names))
 
 
 def of_config(config: DedupConfig) -> dict[str, str]:

@@ -131,8 +131,8 @@ def test_other_settings_for_a_new_night_are_one_line_of_log(
 
     lines = [r.getMessage() for r in caplog.records if r.name == "tasks.stage00_check_settings"]
     assert lines == [
-        "the last night in the library was decided with neighbors.eps 0.05, now 0.04; source.partition_by null, "
-        'now "^(.)"; the library stays',
+        "the last night in the library was decided with neighbors.eps 0.05, now 0.04; "
+        'source.partition_by null, now "^(.)"; the library stays',
         "images that are in another partition or seen in another view than then are not compared "
         "with what earlier nights kept of them",
     ]

@@ -67,7 +67,7 @@ def find_clusters(
                 count = partial(find_cores.fn, cells=cells, collection=collection, config=config)
                 cells = mark_cores.fn(list(pool.map(count, searches)), cells)
         with stopwatch(seconds, "neighbors"):
-            find = partial(find_neighbors.fn, cells=cells, collection=collection, config=config)
+            find = partial(find_neighbors.fn, cells=cells, collection=collection)
             links = list(pool.map(find, searches))
         with stopwatch(seconds, "clusters"):
             clusters = cluster_images.fn(links, cells, collection, config)

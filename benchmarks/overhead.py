@@ -82,7 +82,7 @@ def plain_loop(config: DedupConfig) -> None:
         list(pool.map(partial(embed_shard.fn, config=config), shards))
         collection = collect_features.fn(inventory, config)
         cells = plan_cells.fn(collection, 0, config)
-        search = partial(find_neighbors.fn, cells=cells, collection=collection, config=config)
+        search = partial(find_neighbors.fn, cells=cells, collection=collection)
         searches = search_ranges(collection.num_items, config.execution.items_per_search)
         links = list(pool.map(search, searches))
     clusters = cluster_images.fn(links, cells, collection, config)

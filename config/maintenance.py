@@ -11,7 +11,7 @@ class MaintenanceConfig(Settings):
     """Workspace: a local path or an S3 URL."""
 
     compact: bool = True
-    """Merge the small files of the feature store."""
+    """Merge the small files of the feature stores and of the libraries."""
 
     purge_older_than: Duration | None = None
     """Delete for good what has been in quarantine for so long and whose keeper still lives."""

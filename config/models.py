@@ -150,8 +150,8 @@ class LibrarySettings(Settings):
     """Compare with what earlier nights kept, and remember what this one keeps."""
 
     window: Duration | None = None
-    """Compare only with images captured at most so long before the first of this night; by default
-    with all."""
+    """Compare only with images captured at most so long before the first of this night in the same
+    partition; by default with all."""
 
 
 class ExecutionSettings(Settings):
@@ -237,6 +237,10 @@ class DedupConfig(Settings):
     allow_partial: bool = False
     """Write a manifest even when shards failed. It says so, and their images are skipped in it."""
 
+    rebuild: bool = False
+    """Go on when other settings than before leave the library of earlier nights behind, or decide
+    anew about a night that it has. Without, such a run ends before it begins."""
+
     alerts: AlertSettings = AlertSettings()
     """When a night is so unlike the earlier ones that somebody is told; decides nothing."""
 
@@ -281,7 +285,19 @@ class DedupConfig(Settings):
         Args:
             partition: Its name, as `source.partition_by` gives it.
         """
-        camera = next((camera for camera in self.cameras if camera.is_of(partition)), None)
+        return self._of_camera(next((c for c in self.cameras if c.is_of(partition)), None))
+
+    @property
+    def eps(self) -> float:
+        """Largest cosine distance of a twin in partitions that no pattern fits."""
+        return self._of_camera(None).eps
+
+    def eps_of_cameras(self) -> dict[str, float]:
+        """The eps of the cameras that have another than `eps`, by their pattern."""
+        found = {c.pattern: self._of_camera(c).eps for c in reversed(self.cameras)}
+        return {c.pattern: found[c.pattern] for c in self.cameras if found[c.pattern] != self.eps}
+
+    def _of_camera(self, camera: CameraSettings | None) -> PartitionSettings:
         view = (camera and camera.view) or self.view
         neighbors = self.neighbors
         eps = neighbors.scene_eps if view.compare == "scene" else neighbors.eps

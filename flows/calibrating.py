@@ -35,9 +35,11 @@ from tasks.calibrations import (
     write_calibration,
 )
 from tasks.cells import open_features
+from tasks.comparisons import Items
 from tasks.errors import ArtifactError, DedupError
 from tasks.manifests import LoadedManifest
 from tasks.originals import Originals
+from tasks.partitions import partitioned_by
 from tasks.paths import relative_to
 from tasks.rendering import render
 from tasks.schemas import IMAGES
@@ -137,13 +139,14 @@ def prepare(manifest: LoadedManifest, num_pairs: int, originals: Originals) -> I
     """Find what to ask about a run, and what was answered earlier.
 
     Raises:
-        ArtifactError: The run has no pair around its eps, or its answers are damaged.
+        ArtifactError: The run has no pair around its eps, or its answers are damaged, or every
+            camera has an eps of its own.
     """
     run_url = manifest.url.rpartition("/")[0]
     images = storage.read_table(
         storage.join(run_url, "images.parquet"), IMAGES, ["item_id", "url", "camera", "stands_on"]
     )
-    items_of = comparable_items(images)
+    items_of = without_own_eps(dict(comparable_items(images)), manifest)
     features = open_features(storage.join(run_url, "features.npy"))
     eps = manifest.summary.eps
     with blas.one_thread():
@@ -182,6 +185,21 @@ def prepare(manifest: LoadedManifest, num_pairs: int, originals: Originals) -> I
         is_shown=lambda image_url: _is_shown(originals, image_url),
         keep=lambda calibration: write_calibration(url, calibration),
     )
+
+
+def without_own_eps(items_of: dict[str, Items], manifest: LoadedManifest) -> dict[str, Items]:
+    """Leave out the partitions whose eps is their camera's: no answer about it helps the others."""
+    said = partitioned_by(manifest.metadata)
+    if not said.cameras:
+        return items_of
+    config = said.as_config()
+    asked = {n: items for n, items in items_of.items() if config.of_partition(n).eps == config.eps}
+    if items_of and not asked:
+        raise ArtifactError(
+            "expected partitions that the eps of the run holds for, but all cameras have one of "
+            f"their own: {manifest.url}"
+        )
+    return asked
 
 
 def _with_earlier_answers(fresh: Calibration, url: str) -> Calibration:

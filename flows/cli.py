@@ -135,6 +135,14 @@ def run(
             "--allow-partial", help="Write a manifest even when shards failed; it says so."
         ),
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Go on although other settings than before leave the library behind, or decide a "
+            "night of it anew.",
+        ),
+    ] = False,
     day: Annotated[
         datetime | None,
         typer.Option(
@@ -156,6 +164,7 @@ def run(
             "workspace_url": workspace,
             "price_per_image": price_per_image,
             "allow_partial": allow_partial or None,
+            "rebuild": rebuild or None,
             "source": {"partition_by": partition_by, "suffixes": _suffixes(suffix)},
             "features": {"engine": engine, "dtype": dtype, "image_size": image_size},
             "gate": {"enabled": gate},
@@ -215,16 +224,27 @@ def show(
 @app.command()
 def compact(
     workspace: Annotated[
-        str, typer.Option(help="Workspace whose feature files are merged: a path or an S3 URL.")
+        str, typer.Option(help="Workspace whose small files are merged: a path or an S3 URL.")
     ],
 ) -> None:
-    """Merge the small feature files of many nights into few large ones, beside running nights."""
+    """Merge the small files of many nights, of features and of the library, into few large ones.
+
+    Nights may run beside it.
+    """
     with explained_errors():
         from tasks.compact_features import compact_features
+        from tasks.merge_library import merge_libraries
 
         show_own_log()
-        for store in compact_features(workspace):
-            sys.stdout.write(f"{store.num_files_before} -> {store.num_files}  {store.store_url}\n")
+        merged = [
+            (store.num_files_before, store.num_files, store.store_url)
+            for store in compact_features(workspace)
+        ] + [
+            (library.num_files_before, library.num_files, library.library_url)
+            for library in merge_libraries(workspace)
+        ]
+        for num_before, num_files, url in merged:
+            sys.stdout.write(f"{num_before} -> {num_files}  {url}\n")
 
 
 def _prepare_environment() -> None:

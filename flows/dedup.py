@@ -34,6 +34,7 @@ from tasks.references import (
     SearchRange,
     Shard,
 )
+from tasks.stage00_check_settings import check_night, check_settings
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
 from tasks.stage03_embed_shard import embed_shard
@@ -75,6 +76,8 @@ def dedup(config: DedupConfig) -> Summary:
         config: What to read, where to write, and how to decide.
 
     Raises:
+        ChangedSettingsError: Other settings than before would leave behind what earlier nights
+            have done; nothing was written.
         NightIncompleteError: Shards failed for good; everything embedded is kept, and the same
             run again embeds only what is missing.
         DedupError: Anything else that a person must mend.
@@ -86,7 +89,7 @@ def dedup(config: DedupConfig) -> Summary:
     config = config.model_copy(update={"features": resolved(config.features, this_machine())})
     seconds: dict[str, float] = {}
     with stopwatch(seconds, "list"):
-        inventory = list_images(config)
+        inventory = list_night(config)
         shards = plan_shards(inventory, config)
     with stopwatch(seconds, "embed"):
         feature_files, gate = embed_night(inventory, shards, config)
@@ -116,6 +119,16 @@ def dedup(config: DedupConfig) -> Summary:
     tell_night(summary)
     hand_over(summary, config)
     return summary
+
+
+def list_night(config: DedupConfig) -> Inventory:
+    """List the images, unless what earlier nights have done would be worth nothing after it."""
+    if not config.library.enabled:
+        return list_images(config)
+    check_settings(config)
+    inventory = list_images(config)
+    check_night(inventory, config)
+    return inventory
 
 
 def embed_night(
@@ -201,10 +214,11 @@ def search_cells(
     Returns:
         The links, and the cells with the core items marked.
     """
-    fixed = {"collection": collection, "config": config}
+    fixed: dict[str, Any] = {"collection": collection}
     searches = search_ranges(cells.num_items, config.execution.items_per_search)
     if config.clusters.min_samples > 2:
-        core_files = search_all(find_cores, searches, fixed | {"cells": cells}, config)
+        counted = fixed | {"cells": cells, "config": config}
+        core_files = search_all(find_cores, searches, counted, config)
         cells = mark_cores(core_files, cells)
     return search_all(find_neighbors, searches, fixed | {"cells": cells}, config), cells
 

@@ -10,6 +10,7 @@ from flows.acting import purge_quarantine
 from flows.logs import prepare_logs
 from tasks.compact_features import compact_features
 from tasks.errors import ActionsFailedError
+from tasks.merge_library import merge_libraries
 from tasks.prune_library import Pruning, prune_library
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,14 @@ def maintenance(config: MaintenanceConfig) -> None:
     if config.prune_library_older_than is not None:
         before = datetime.now(UTC) - parse_duration(config.prune_library_older_than)
         prune_library(config.workspace_url, Pruning(captured_before=before), execute=True)
+    if config.compact:
+        for library in merge_libraries(config.workspace_url):
+            logger.info(
+                "%d -> %d files: %s",
+                library.num_files_before,
+                library.num_files,
+                library.library_url,
+            )
     if config.purge_older_than is not None:
         purge(config, config.purge_older_than)
 

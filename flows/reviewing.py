@@ -16,8 +16,9 @@ from config import ConfigError, DedupConfig, load_config
 from tasks import storage
 from tasks.cells import open_features
 from tasks.errors import ArtifactError, ReviewError
-from tasks.library import file_names, library_url, night_of_run
+from tasks.library import library_url, night_of_run, segment_names
 from tasks.manifests import DIGEST, VERDICTS, LoadedManifest, own_rows, read_manifest, workspace_of
+from tasks.partitions import eps_of
 from tasks.references import Collection, Heeded, Keepers, Manifest
 from tasks.reviews import parse_review, verdicts_of
 from tasks.schemas import IMAGES, KEEPERS, MATCHES
@@ -127,18 +128,19 @@ def heed_verdicts(
     keepers = Keepers(storage.join(run_url, "keepers.parquet"), num_removed=0)
     if verdicts:
         labels = clusters["cluster_id"].to_numpy()
-        keepers = publish_heeded(keepers, labels, collection, verdicts, eps=summary.eps)
+        keepers = publish_heeded(keepers, labels, collection, verdicts, config)
+    eps = eps_of(images["camera"], config)
     table = manifest_table(
         images,
         clusters,
         storage.read_table(keepers.url, KEEPERS),
-        eps=summary.eps,
+        eps=eps,
         reasons=read_reasons(keepers),
     )
     matches_url = storage.join(run_url, "matches.parquet")
     if storage.exists(matches_url):
         matches = storage.read_table(matches_url, MATCHES)
-        table = with_library(table, images, matches, eps=summary.eps, verdicts=verdicts)
+        table = with_library(table, images, matches, eps=eps, verdicts=verdicts)
     counted = ("counts", "schema_version", DIGEST, VERDICTS)
     metadata = {name: text for name, text in manifest.metadata.items() if name not in counted}
     written = publish_manifest(table, metadata | {"run_id": run_id}, run_url, collection.heeded)
@@ -152,7 +154,7 @@ def correct_library(
 ) -> None:
     """Let later nights know what the night keeps now, if they know what it kept."""
     folder_url = library_url(storage.absolute_url(config.workspace_url), config.features)
-    night_id = night_of_run(file_names(folder_url), run_id)
+    night_id = night_of_run(segment_names(folder_url), run_id)
     if night_id is not None:
         collection = replace(
             compared,

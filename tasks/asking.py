@@ -14,6 +14,7 @@ from tasks.errors import ArtifactError
 from tasks.looking_up import AskedImage, look_up
 from tasks.machine import resolved, this_machine
 from tasks.memo import Feature
+from tasks.partitions import eps_of
 from tasks.runs import Run, open_run, read_features
 from tasks.stage11_build_index import load_index
 
@@ -46,6 +47,7 @@ class Neighbor:
     """Exact cosine distance, in [0, 2]."""
     percent: float
     is_within_eps: bool
+    """Within the eps of the partition that the neighbour is in."""
     is_exact_copy: bool
     partition: str
     cluster_id: int
@@ -86,7 +88,8 @@ def similarity(
         config: Settings when there is no run; the defaults when it is None.
         workspace_url: Workspace whose features may be used.
         run_id: Run of that workspace whose settings count.
-        eps: Largest cosine distance that merges, in [0, 1]; by default that of run or config.
+        eps: Largest cosine distance that merges, in [0, 1]; by default that of run or config for
+            their partition.
 
     Raises:
         ArtifactError: There is no such run, or its artifacts are damaged.
@@ -103,7 +106,8 @@ def similarity(
     one, a = look_up(first, settings, workspace_url=workspace_url, run=run)
     other, b = look_up(second, settings, workspace_url=workspace_url, run=run)
     distance = cosine_distances(a[np.newaxis], b[np.newaxis])
-    eps = settings.neighbors.eps if eps is None else eps
+    if eps is None:
+        eps = eps_for(one.partition or other.partition, settings)
     are_compared = None in (one.partition, other.partition) or one.partition == other.partition
     return Similarity(
         first=one,
@@ -143,26 +147,34 @@ def neighbors_of(
     items = items[:k]
     features = read_features(run.features_url, items.tolist())
     distances = cosine_distances(np.broadcast_to(feature, features.shape), features)
-    eps = run.config.neighbors.eps
     decided = run.manifest.table.append_column("camera", run.images["camera"])
     rows = decided.take(pc.index_in(pa.array(items, pa.int32()), value_set=run.images["item_id"]))
+    near = within(distances, eps_of(rows["camera"], run.config))
     neighbors = [
         Neighbor(
             url=row["url"],
             distance=float(distance),
             percent=similarity_percent(float(distance)),
-            is_within_eps=bool(near),
+            is_within_eps=bool(is_near),
             is_exact_copy=row["sha256"] == asked.sha256,
             partition=row["camera"],
             cluster_id=row["cluster_id"],
             action=row["action"],
         )
-        for row, distance, near in zip(
-            rows.to_pylist(), distances, within(distances, eps), strict=True
-        )
+        for row, distance, is_near in zip(rows.to_pylist(), distances, near, strict=True)
     ]
     neighbors.sort(key=lambda neighbor: (neighbor.distance, neighbor.url))
-    return Neighborhood(run_id=run.run_id, image=asked, eps=eps, neighbors=tuple(neighbors))
+    return Neighborhood(
+        run_id=run.run_id,
+        image=asked,
+        eps=eps_for(asked.partition, run.config),
+        neighbors=tuple(neighbors),
+    )
+
+
+def eps_for(partition: str | None, config: DedupConfig) -> float:
+    """The eps of an image: that of its partition, where it is known to be in one."""
+    return config.eps if partition is None else config.of_partition(partition).eps
 
 
 def propose(

@@ -15,6 +15,9 @@ from tasks.distances import cosine_distances, within
 
 Features = NDArray[np.float32]
 Items = NDArray[np.integer[Any]]
+Eps = float | NDArray[np.float64]
+"""Largest cosine distance, in [0, 1]: one for all, or one for each."""
+
 Components = NDArray[np.int32]
 """`(N,)` int32: for each of N things the lowest one that it is connected with, maybe itself."""
 

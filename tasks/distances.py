@@ -28,9 +28,10 @@ def cosine_distances(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[
     return distances
 
 
-def within(distances: NDArray[np.float32], eps: float) -> NDArray[np.bool_]:
+def within(distances: NDArray[np.float32], eps: float | NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which distances are at most eps, compared as float64 so that any reader agrees."""
-    return distances.astype(np.float64) <= eps
+    near: NDArray[np.bool_] = distances.astype(np.float64) <= eps
+    return near
 
 
 def similarity_percent(distance: float) -> float:

@@ -45,6 +45,10 @@ class NightIncompleteError(DedupError):
     """Some shards failed for good, so no manifest is written."""
 
 
+class ChangedSettingsError(DedupError):
+    """With other settings than before, earlier work would be worth nothing; nobody said so."""
+
+
 class GuardError(DedupError):
     """A guard refuses to act; the message names the setting that would let it pass."""
 

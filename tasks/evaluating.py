@@ -30,6 +30,7 @@ from tasks.stage06_find_neighbors import cores_of_cell, links_of_cell
 from tasks.stage07_cluster_images import Labels, are_large, dbscan_labels, split_links
 from tasks.stage08_choose_keepers import cover_keepers, first_keepers, quality_ranks, url_ranks
 from tasks.stage08b_sweep_eps import EPS_VALUES
+from tasks.summary import eps_text
 
 MAX_COMPARED = 20_000
 """Images that are compared with each other in the sweep; of more, whole groups are drawn."""
@@ -106,8 +107,10 @@ class Evaluation(BaseModel):
     """Of the ranking of all others by cosine distance, for images that are not alone in a group."""
     scores: Scores
     """As the run decided."""
+    eps_of_cameras: dict[str, float] = {}
+    """The eps of the cameras that have one of their own, by the pattern of their names."""
     sweep: tuple[Scores, ...]
-    """As it would decide on the compared images alone, for each eps."""
+    """As it would decide on the compared images alone, for each eps, taken for all cameras."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,9 @@ def evaluate(
             decided(run, named),
             named.groups,
             draw_groups(int(named.groups.max()) + 1, seed=seed),
-            eps=run.config.neighbors.eps,
+            eps=run.config.eps,
         ),
+        eps_of_cameras=run.config.eps_of_cameras(),
         sweep=tuple(sweep(run, compared, weights)) if with_sweep else (),
     )
 
@@ -241,7 +245,7 @@ def sweep(run: Run, compared: Compared, weights: Values) -> Iterator[Scores]:
     """Decide as the run would at each eps, on the compared images alone, and score that."""
     partitions = partition_ranges(compared.images["camera"].combine_chunks())
     settings = run.config.clusters
-    for eps in sorted({*EPS_VALUES, run.config.neighbors.eps}):
+    for eps in sorted({*EPS_VALUES, run.config.eps}):
         with blas.one_thread():
             labels = exact_labels(
                 compared.features, partitions, eps=eps, min_samples=settings.min_samples
@@ -347,7 +351,7 @@ def evaluation_rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("not scored", "; ".join(f"{count:,} {what}" for what, count in left_out.items())),
         ("", ", ".join(map(repr, found.not_scored))),
         ("mean average precision", _with_interval(found.mean_average_precision)),
-        ("eps", f"{scores.eps:g}"),
+        ("eps", eps_text(scores.eps, found.eps_of_cameras)),
         ("pairs in one cluster", _measures(scores.precision, scores.recall, scores.f1)),
         ("adjusted Rand index", _with_interval(scores.adjusted_rand)),
         (
@@ -381,6 +385,8 @@ def sweep_lines(evaluation: Evaluation) -> list[str]:
         mark = "*" if scores.eps == evaluation.scores.eps else ""
         counts = f"{scores.num_remove:>7}{scores.num_orphans:>9}{scores.num_lost_groups:>6}"
         lines.append(f"{scores.eps:<6g}{mark:<2}{cells}{counts}")
+    if evaluation.eps_of_cameras:
+        lines.append("Each line takes one eps for all cameras; in the run some have their own.")
     return lines
 
 

@@ -137,7 +137,8 @@ def about(run: Run) -> dict[str, Any]:
         "description": f"what image-dedup decided in the run {run.run_id}",
         "run_id": run.run_id,
         "source_url": run.source_url,
-        "eps": run.config.neighbors.eps,
+        "eps": run.config.eps,
+        "eps_of_cameras": run.config.eps_of_cameras(),
         "manifest_digest": run.manifest.digest,
     }
 

@@ -2,10 +2,10 @@
 
 A segment is named by a number, the night and the run that decided about it. The number says which
 came later; a night that is decided anew gets another segment, which takes the place of the first.
+Where segments lie is told by `segments`.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -17,12 +17,14 @@ from tasks.comparisons import Features
 from tasks.errors import ArtifactError
 from tasks.feature_store import feature_fingerprint
 from tasks.references import Library
-from tasks.schemas import FEATURE_DIM, LIBRARY, fingerprint
+from tasks.schemas import FEATURE_DIM, fingerprint
+from tasks.segments import SEGMENT_NAME, find_segments, read_segments
 
 ROWS_PER_GROUP = 8_192
 """Rows that a night has in memory at a time: 16 MiB of features."""
 
-_SEGMENT = re.compile(r"(?P<number>\d{6})-(?P<night_id>.+)-(?P<decision>[0-9a-f]{16})\.parquet")
+_NOTHING = fingerprint([])
+"""How the name of a segment ends of which pruning has left nothing."""
 
 
 def library_url(workspace_url: str, settings: FeatureSettings) -> str:
@@ -46,41 +48,53 @@ def seen_by(library: str, night_url: str, night_id: str) -> Library:
     """
     url = storage.join(night_url, f"library-{library.rpartition('/')[2]}.json")
     if not storage.exists(url):
-        names = latest(file_names(library), besides=night_id)
+        names = not_empty(latest(segment_names(library), besides=night_id))
         storage.publish_bytes(url, json.dumps(names).encode())
     try:
         written = json.loads(storage.read_bytes(url))
     except ValueError:
         written = None
     if not isinstance(written, list) or not all(
-        isinstance(name, str) and _SEGMENT.fullmatch(name) for name in written
+        isinstance(name, str) and SEGMENT_NAME.fullmatch(name) for name in written
     ):
         raise ArtifactError(f"expected a list of library segments: {url}")
-    return Library(folder_url=library, names=tuple(_present(written, file_names(library))))
+    return Library(folder_url=library, names=tuple(_present(written, segment_names(library))))
 
 
 def _present(names: list[str], found: list[str]) -> Iterator[str]:
     """The segments that are still there, and what has taken the place of the others."""
     there = set(found)
+    left_of = {head_of(name): name for name in found}
     last_of = {night_of(name): name for name in latest(found)}
     for name in names:
+        now = left_of.get(head_of(name), last_of.get(night_of(name)))
         if name in there:
             yield name
-        elif night_of(name) in last_of:
-            yield last_of[night_of(name)]
+        elif now is not None:
+            yield from not_empty([now])
+
+
+def head_of(name: str) -> str:
+    """The number and the night of a segment, which it keeps when it is pruned."""
+    return name.rpartition("-")[0]
 
 
 def night_of(name: str) -> str:
     """The night that a segment is of."""
-    match = _SEGMENT.fullmatch(name)
+    match = SEGMENT_NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"no library segment: {name}")
     return match["night_id"]
 
 
-def file_names(library: str) -> list[str]:
-    """Names of the files in a library, sorted; none where there is no library yet."""
-    return [url.rpartition("/")[2] for url in storage.list_parquet(library)]
+def segment_names(library: str) -> list[str]:
+    """Names of the segments of a library, sorted; none where there is no library yet."""
+    return list(find_segments(library))
+
+
+def not_empty(names: Iterable[str]) -> list[str]:
+    """Leave out the segments of which pruning has left nothing."""
+    return [name for name in names if not name.endswith(f"-{_NOTHING}.parquet")]
 
 
 def latest(names: Iterable[str], *, besides: str | None = None) -> list[str]:
@@ -92,7 +106,7 @@ def latest(names: Iterable[str], *, besides: str | None = None) -> list[str]:
     """
     of_night: dict[str, str] = {}
     for name in sorted(names):
-        match = _SEGMENT.fullmatch(name)
+        match = SEGMENT_NAME.fullmatch(name)
         if match is not None and match["night_id"] != besides:
             of_night[match["night_id"]] = name
     return sorted(of_night.values())
@@ -119,16 +133,15 @@ def segment_name(names: Iterable[str], night_id: str, run_id: str) -> str:
 def night_of_run(names: Iterable[str], run_id: str) -> str | None:
     """The night that a run has added to the library; None when it has added nothing."""
     for name in names:
-        match = _SEGMENT.fullmatch(name)
+        match = SEGMENT_NAME.fullmatch(name)
         if match is not None and match["decision"] == run_id[-16:]:
             return match["night_id"]
     return None
 
 
 def pruned_name(name: str, image_ids: list[str]) -> str:
-    """Name what is left of a segment: it keeps its number and its night."""
-    head, _, _ = name.rpartition("-")
-    return f"{head}-{fingerprint(image_ids)}.parquet"
+    """Name what is left of a segment, even if that is nothing: number and night are the same."""
+    return f"{head_of(name)}-{fingerprint(image_ids)}.parquet"
 
 
 def iterate_segments(library: Library, columns: list[str]) -> Iterator[pa.Table]:
@@ -138,10 +151,8 @@ def iterate_segments(library: Library, columns: list[str]) -> Iterator[pa.Table]
         library: What to read.
         columns: Columns of `schemas.LIBRARY`.
     """
-    for name in library.names:
-        with storage.open_table(storage.join(library.folder_url, name), LIBRARY) as segment:
-            for group in range(segment.num_groups):
-                yield segment.read(group, columns)
+    for _, rows in read_segments(library.folder_url, library.names, columns):
+        yield rows
 
 
 def features_of(rows: pa.Table) -> Features:

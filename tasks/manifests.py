@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
-from config.fields import Pattern
 from tasks import storage
 from tasks.errors import ArtifactError
+from tasks.partitions import PartitionedBy
 from tasks.paths import as_folder, is_inside, is_spelt_once
 from tasks.references import GateCheck
 from tasks.schemas import MANIFEST, SCHEMA_VERSION
@@ -60,18 +60,6 @@ class HeededVerdicts(BaseModel):
     """The run as it would be called had nobody said anything."""
 
 
-class _SourceConfig(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    partition_by: Pattern | None = None
-
-
-class _DecidingConfig(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    source: _SourceConfig = _SourceConfig()
-
-
 class _Metadata(BaseModel):
     """What a manifest must say of itself, as text."""
 
@@ -79,7 +67,7 @@ class _Metadata(BaseModel):
 
     run_id: str
     source_url: str
-    config: Json[_DecidingConfig]
+    config: Json[PartitionedBy]
     eps: float = Field(ge=0, le=1)
     weights_digest: str
     is_complete: bool

@@ -1,5 +1,6 @@
 """Takes images out of the library: those that are too old, or that are gone from their place."""
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 
 from tasks import storage
 from tasks.errors import MissingArtifactError
-from tasks.library import ROWS_PER_GROUP, file_names, latest, pruned_name
+from tasks.library import ROWS_PER_GROUP, latest, not_empty, pruned_name, segment_names
 from tasks.schemas import LIBRARY
+from tasks.segments import look_at_segments, read_segments
 from tasks.stores import store_of
 
 logger = logging.getLogger(__name__)
@@ -54,34 +56,45 @@ def prune_library(workspace_url: str, pruning: Pruning, *, execute: bool) -> lis
         The segments that lose images.
     """
     folder_url = storage.join(storage.absolute_url(workspace_url), "library")
-    pruned: list[PrunedSegment] = []
-    for library in storage.list_names(folder_url):
-        for name in latest(file_names(library)):
-            pruned += _prune_segment(library, name, pruning, execute=execute)
-    return pruned
+    return [
+        segment
+        for library in storage.list_names(folder_url)
+        for segment in _prune_segments(library, pruning, execute=execute)
+    ]
 
 
-def _prune_segment(
-    library: str, name: str, pruning: Pruning, *, execute: bool
-) -> Iterator[PrunedSegment]:
-    url = storage.join(library, name)
+def _prune_segments(library: str, pruning: Pruning, *, execute: bool) -> Iterator[PrunedSegment]:
+    names = not_empty(latest(segment_names(library)))
     try:
-        state = store_of(url).stat(url)
-        table = storage.read_table(url, LIBRARY)
-    except MissingArtifactError:
-        return
-    left = table.filter(pc.invert(goes(table, pruning)))
-    if left.num_rows == table.num_rows or state is None:
-        return
-    if execute and left.num_rows:
-        new_url = storage.join(library, pruned_name(name, left["image_id"].to_pylist()))
-        storage.publish_table(new_url, left, rows_per_group=ROWS_PER_GROUP)
-    if execute:
-        store_of(url).discard(url, state)
-    logger.info(
-        "%d of %d images leave the library: %s", table.num_rows - left.num_rows, table.num_rows, url
+        parts = read_segments(library, names, LIBRARY.names)
+        for name, of_segment in itertools.groupby(parts, key=lambda part: part[0]):
+            table = pa.concat_tables([rows for _, rows in of_segment])
+            left = table.filter(pc.invert(goes(table, pruning)))
+            if left.num_rows == table.num_rows:
+                continue
+            if execute:
+                _replace(library, name, left)
+            url = storage.join(library, name)
+            num_pruned = table.num_rows - left.num_rows
+            logger.info("%d of %d images leave the library: %s", num_pruned, table.num_rows, url)
+            yield PrunedSegment(url, table.num_rows, num_pruned)
+    except MissingArtifactError as error:
+        logger.info("somebody else tidies this library: %s", error)
+
+
+def _replace(library: str, name: str, left: pa.Table) -> None:
+    """Publish what is left of a segment, and then delete its file if it has one of its own."""
+    url = storage.join(library, name)
+    state = store_of(url).stat(url)
+    (segment,) = look_at_segments(library, [name])
+    # Even if it is empty: it hides the segment where that lies in a merged file, now or soon.
+    storage.publish_table(
+        storage.join(library, pruned_name(name, left["image_id"].to_pylist())),
+        left.replace_schema_metadata(segment.metadata),
+        rows_per_group=ROWS_PER_GROUP,
     )
-    yield PrunedSegment(url, table.num_rows, table.num_rows - left.num_rows)
+    if state is not None:
+        store_of(url).discard(url, state)
 
 
 def goes(table: pa.Table, pruning: Pruning) -> pa.Array:

@@ -178,6 +178,7 @@ def render_page(
         settings=json.dumps(settings, indent=2, ensure_ascii=False),
         numbers=headline(summary),
         gate=dict(rows).get("change gate"),
+        eps=dict(rows)["eps"],
         num_groups=summary.num_clusters,
         rows_per_script=ROWS_PER_SCRIPT,
         num_path_scripts=-(-num_rows // PATHS_PER_SCRIPT),

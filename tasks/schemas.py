@@ -76,6 +76,7 @@ CELLS = pa.schema(
     [
         pa.field("home", pa.list_(pa.int32()), nullable=False),
         pa.field("guests", pa.list_(pa.int32()), nullable=False),
+        pa.field("eps", pa.float64(), nullable=False),
     ]
 )
 

@@ -24,7 +24,7 @@ from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
 
-DECISION_VERSION = 3
+DECISION_VERSION = 4
 """Raised when the code of stages 4 to 9 decides differently on the same features."""
 
 NOT_EMBEDDED = "not embedded: its shard failed"

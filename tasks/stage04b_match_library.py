@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from config import DedupConfig, parse_duration
 from tasks import blas, storage
-from tasks.cells import open_features, partition_ranges
-from tasks.comparisons import COLUMNS_AT_ONCE, ROWS_AT_ONCE, Features, are_within, pair_distances
+from tasks.cells import named_ranges, open_features, partition_ranges
+from tasks.comparisons import (
+    COLUMNS_AT_ONCE,
+    ROWS_AT_ONCE,
+    Eps,
+    Features,
+    are_within,
+    pair_distances,
+)
 from tasks.library import ROWS_PER_GROUP, features_of, iterate_segments
+from tasks.partitions import eps_of
 from tasks.references import Collection, Library, Matches
 from tasks.schemas import FEATURE_DIM, IMAGES, LIBRARY, MATCHES
 from tasks.stage import stage
@@ -45,8 +53,8 @@ def match_library(
             features,
             items,
             is_known=is_known,
-            eps=config.neighbors.eps,
-            not_before=horizon(items, config),
+            eps=eps_of(items["camera"], config),
+            not_before=horizons(items, config),
         )
     scenes = read_heeded(collection.heeded).scenes
     table = match_table(known, find_scene_twins(features, items, is_known, scenes) | twins)
@@ -57,12 +65,26 @@ def match_library(
     return matches, without(collection, images, table["image_id"])
 
 
-def horizon(items: pa.Table, config: DedupConfig) -> pa.Scalar | None:
-    """The time before which the library does not count, None without a window."""
-    if config.library.window is None or not items.num_rows:
-        return None
-    first = pc.min(items["captured_at"])
-    return pc.subtract(first, pa.scalar(parse_duration(config.library.window), pa.duration("us")))
+def horizons(items: pa.Table, config: DedupConfig) -> pa.Array:
+    """Find the time before which the library does not count, for each image.
+
+    It is a window before the first image of the partition.
+
+    Args:
+        items: Columns `camera` and `captured_at` of `schemas.IMAGES`, a partition side by side.
+        config: The window of each partition.
+
+    Returns:
+        `(N,)` timestamps, null without a window.
+    """
+    found, num_items = [], []
+    for name, (start, stop) in named_ranges(items["camera"]).items():
+        window = config.of_partition(name).window
+        first = pc.min(items["captured_at"].slice(start, stop - start)).as_py()
+        found.append(None if window is None else first - parse_duration(window))
+        num_items.append(stop - start)
+    each = np.repeat(np.arange(len(found)), num_items)
+    return pa.array(found, items.schema.field("captured_at").type).take(pa.array(each, pa.int64()))
 
 
 def find_known(library: Library, image_ids: pa.ChunkedArray) -> dict[str, Row]:
@@ -80,8 +102,8 @@ def find_twins(
     items: pa.Table,
     *,
     is_known: NDArray[np.bool_],
-    eps: float,
-    not_before: pa.Scalar | None = None,
+    eps: Eps,
+    not_before: pa.Array | None = None,
 ) -> dict[str, Row]:
     """Find for each image the nearest one that an earlier night kept, by comparing all.
 
@@ -94,24 +116,31 @@ def find_twins(
         features: `(N, 512)` float32 of unit length.
         items: Rows of `schemas.IMAGES`, in the order of the features.
         is_known: `(N,)` images that need no twin.
-        eps: Largest cosine distance of a twin.
-        not_before: Earliest time at which a twin may have been captured.
+        eps: Largest cosine distance of a twin, for all images or for each; equal in a partition.
+        not_before: `(N,)` earliest times at which a twin may have been captured, equal in a
+            partition, null for any; None for any of all.
 
     Returns:
         Rows of the library with the `distance`, by the image_id of the image.
     """
     best = np.full(len(features), np.inf, np.float32)
     twin_of: dict[int, Row] = {}
-    ranges = _ranges_of_cameras(items)
+    ranges = named_ranges(items["camera"])
+    eps_of_each = np.broadcast_to(eps, len(features))
     is_ours = pa.array(list(ranges), pa.string())
     known = known_rows(features, items, np.flatnonzero(is_known))
-    for candidates in chain(known, strange_rows(library, items, not_before)):
+    for candidates in chain(known, strange_rows(library, items)):
         rows = candidates.filter(pc.is_in(candidates["camera"], is_ours))
-        for camera in pc.unique(rows["camera"]).to_pylist():
-            of_camera = rows.filter(pc.equal(rows["camera"], camera))
-            start, stop = ranges[camera]
+        for first, last in partition_ranges(rows["camera"].combine_chunks()):
+            of_camera = rows.slice(first, last - first)
+            start, stop = ranges[of_camera["camera"][0].as_py()]
+            if not_before is not None and not_before[start].is_valid:
+                is_recent = pc.greater_equal(of_camera["captured_at"], not_before[start])
+                of_camera = of_camera.filter(is_recent)
             wanted = start + np.flatnonzero(~is_known[start:stop])
-            distances, positions = nearest_within(features[wanted], features_of(of_camera), eps=eps)
+            distances, positions = nearest_within(
+                features[wanted], features_of(of_camera), eps=float(eps_of_each[start])
+            )
             is_nearer = distances < best[wanted]
             best[wanted[is_nearer]] = distances[is_nearer]
             kept = of_camera.select(_IDENTITY).take(pa.array(positions[is_nearer]))
@@ -162,22 +191,12 @@ def known_rows(features: Features, items: pa.Table, known: NDArray[np.int64]) ->
         yield rows.append_column("feature", feature).select(LIBRARY.names).cast(LIBRARY)
 
 
-def strange_rows(
-    library: Library, items: pa.Table, not_before: pa.Scalar | None
-) -> Iterator[pa.Table]:
+def strange_rows(library: Library, items: pa.Table) -> Iterator[pa.Table]:
     """Read the rows of the library that are no images of the night but may be twins of some."""
     scheme = items["url"][0].as_py().partition("://")[0] if items.num_rows else ""
     for segment in iterate_segments(library, LIBRARY.names):
         is_known = pc.is_in(segment["image_id"], value_set=items["image_id"])
-        counts = pc.and_not(pc.starts_with(segment["url"], f"{scheme}://"), is_known)
-        if not_before is not None:
-            counts = pc.and_(counts, pc.greater_equal(segment["captured_at"], not_before))
-        yield segment.filter(counts)
-
-
-def _ranges_of_cameras(items: pa.Table) -> dict[str, tuple[int, int]]:
-    cameras = items["camera"].combine_chunks()
-    return {cameras[start].as_py(): (start, stop) for start, stop in partition_ranges(cameras)}
+        yield segment.filter(pc.and_not(pc.starts_with(segment["url"], f"{scheme}://"), is_known))
 
 
 def nearest_within(

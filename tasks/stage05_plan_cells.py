@@ -32,15 +32,17 @@ def plan_cells(collection: Collection, depth: int, config: DedupConfig) -> Cells
     features = open_features(collection.features_url)
     cells = []
     with blas.one_thread():
-        for start, stop in read_partitions(collection.images_url):
+        for name, (start, stop) in read_partitions(collection.images_url).items():
+            eps = config.of_partition(name).eps
             if depth == 0 or stop - start <= settings.exact_up_to:
-                cells.append(one_cell(start, stop))
+                cells.append(one_cell(start, stop, eps=eps))
             else:
                 cells.append(
                     cells_of_range(
                         features,
                         start,
                         stop,
+                        eps=eps,
                         depth=depth,
                         seed=settings.seed,
                         workers=config.execution.workers,
@@ -52,20 +54,21 @@ def plan_cells(collection: Collection, depth: int, config: DedupConfig) -> Cells
     return Cells(url=url, folder_url=folder_url, depth=depth, num_items=collection.num_items)
 
 
-def one_cell(start: int, stop: int) -> pa.Table:
+def one_cell(start: int, stop: int, *, eps: float) -> pa.Table:
     """The cell in which a range of items is compared completely: a table of `schemas.CELLS`."""
     home = pa.array(np.arange(start, stop, dtype=np.int32))
     return pa.Table.from_arrays(
         [
             pa.ListArray.from_arrays(pa.array([0, stop - start], pa.int32()), home),
             pa.array([[]], CELLS.field("guests").type),
+            pa.array([eps]),
         ],
         schema=CELLS,
     )
 
 
 def cells_of_range(
-    features: Features, start: int, stop: int, *, depth: int, seed: int, workers: int
+    features: Features, start: int, stop: int, *, eps: float, depth: int, seed: int, workers: int
 ) -> pa.Table:
     """Divide a range of items into about as many cells as each of them then has items at home.
 
@@ -73,6 +76,7 @@ def cells_of_range(
         features: `(N, D)` float32 of unit length.
         start: First item.
         stop: End of the range.
+        eps: Largest cosine distance of neighbours; only written down.
         depth: Cells an item is in.
         seed: Seed of the choice of pivots.
         workers: Threads; never change the result as long as BLAS uses one thread in each.
@@ -85,7 +89,7 @@ def cells_of_range(
     num_cells = len(pivots)
     home = _lists(cells_of[:, :1], start, num_cells)
     guests = _lists(cells_of[:, 1:], start, num_cells)
-    table = pa.Table.from_arrays([home, guests], schema=CELLS)
+    table = pa.Table.from_arrays([home, guests, pa.array([eps] * num_cells)], schema=CELLS)
     return table.filter(pc.greater(pc.list_value_length(table["home"]), 0))
 
 

@@ -39,11 +39,11 @@ def find_cores(
 ) -> CoreFile:
     """Publish the core items of a search range."""
     features = open_features(collection.features_url)
-    eps, min_samples = config.neighbors.eps, config.clusters.min_samples
+    min_samples = config.clusters.min_samples
     with blas.one_thread():
         found = [
             cores_of_cell(features, cell, eps=eps, min_samples=min_samples)
-            for cell in iterate_cells(cells.url, search.start, search.stop)
+            for cell, eps in iterate_cells(cells.url, search.start, search.stop)
         ]
     cores = core_table(found)
     url = storage.join(cells.folder_url, f"cores-{_name(search)}.parquet")
@@ -61,16 +61,14 @@ def mark_cores(core_files: list[CoreFile], cells: Cells) -> Cells:
 
 
 @stage("find_neighbors", run_name="find_neighbors-{cells.depth}-{search.start}")
-def find_neighbors(
-    search: SearchRange, cells: Cells, collection: Collection, config: DedupConfig
-) -> LinkFile:
+def find_neighbors(search: SearchRange, cells: Cells, collection: Collection) -> LinkFile:
     """Publish what the pairs within eps of a search range connect."""
     features = open_features(collection.features_url)
     is_core = core_mask(cells)
     with blas.one_thread():
         found = [
-            links_of_cell(features, cell, is_core, eps=config.neighbors.eps)
-            for cell in iterate_cells(cells.url, search.start, search.stop)
+            links_of_cell(features, cell, is_core, eps=eps)
+            for cell, eps in iterate_cells(cells.url, search.start, search.stop)
         ]
     links = link_table(found)
     url = storage.join(cells.folder_url, f"links-{_name(search)}.parquet")

@@ -14,6 +14,7 @@ from tasks.comparisons import (
     COLUMNS_AT_ONCE,
     ROWS_AT_ONCE,
     Components,
+    Eps,
     Features,
     Items,
     are_within,
@@ -119,15 +120,16 @@ def measure_recall(
     """Measure which share of the pairs within eps of a random sample the clusters honour."""
     settings = config.neighbors
     features = open_features(collection.features_url)
+    partitions = read_partitions(collection.images_url)
     table = storage.read_table(clusters.url, CLUSTERS)
     with blas.one_thread():
         recall = recall_of_pairs(
             features,
-            read_partitions(collection.images_url),
+            list(partitions.values()),
             table["cluster_id"].to_numpy(),
             table["is_core"].to_numpy(),
             sample_items(len(features), settings.num_recall_samples, settings.seed),
-            eps=settings.eps,
+            eps=np.array([config.of_partition(name).eps for name in partitions]),
             min_samples=config.clusters.min_samples,
         )
     logger.info("search depth %d: recall %.4f of the pairs within eps", cells.depth, recall)
@@ -148,7 +150,7 @@ def recall_of_pairs(
     is_core: NDArray[np.bool_],
     sample: Items,
     *,
-    eps: float,
+    eps: Eps,
     min_samples: int,
 ) -> float:
     """Compare sampled items with every other by brute force and count the pairs that are honoured.
@@ -163,7 +165,7 @@ def recall_of_pairs(
         labels: `(N,)` int32 clusters, -1 for noise.
         is_core: `(N,)` which items were found to be core items.
         sample: Sorted items to check.
-        eps: Largest cosine distance of a pair.
+        eps: Largest cosine distance of a pair, for all or for each partition.
         min_samples: Items within eps, itself included, that make a core item.
 
     Returns:
@@ -171,7 +173,8 @@ def recall_of_pairs(
         there are none.
     """
     shares: list[float] = []
-    for start, stop in partitions:
+    eps_of_each = np.broadcast_to(eps, len(partitions)).tolist()
+    for (start, stop), largest in zip(partitions, eps_of_each, strict=True):
         items = sample[(sample >= start) & (sample < stop)]
         for row in range(0, len(items), ROWS_AT_ONCE):
             rows = items[row : row + ROWS_AT_ONCE]
@@ -179,7 +182,7 @@ def recall_of_pairs(
             honoured = np.zeros(len(rows), np.int64)
             for column in range(start, stop, COLUMNS_AT_ONCE):
                 some = slice(column, min(column + COLUMNS_AT_ONCE, stop))
-                near = are_within(features[rows], features[some], eps)
+                near = are_within(features[rows], features[some], largest)
                 within_eps += near.sum(axis=1)
                 near &= (labels[rows][:, None] == labels[some]) | (
                     ~is_core[some] & (labels[some] >= 0)

@@ -16,12 +16,14 @@ from tasks.comparisons import (
     COLUMNS_AT_ONCE,
     ROWS_AT_ONCE,
     SLACK,
+    Eps,
     Features,
     Items,
     are_within,
     pair_distances,
 )
 from tasks.distances import within
+from tasks.partitions import eps_of
 from tasks.references import Clusters, Collection, Keepers
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS
 from tasks.stage import stage
@@ -52,7 +54,8 @@ def choose_keepers(clusters: Clusters, collection: Collection, config: DedupConf
     if config.clusters.keepers == "cover":
         ranks = quality_ranks(items)
         with blas.one_thread():
-            keeper_of = cover_keepers(features, labels, ranks, eps=config.neighbors.eps)
+            eps = eps_of(items["camera"], config)
+            keeper_of = cover_keepers(features, labels, ranks, eps=eps)
     else:
         keeper_of = first_keepers(labels, url_ranks(items))
     table = keeper_table(items, keeper_of, features)
@@ -122,7 +125,7 @@ def _ranks(order: NDArray[np.int64]) -> Ranks:
 
 
 def cover_keepers(
-    features: Features, labels: Labels, ranks: Ranks, *, eps: float, window: int = _WINDOW
+    features: Features, labels: Labels, ranks: Ranks, *, eps: Eps, window: int = _WINDOW
 ) -> Items:
     """Choose few keepers such that every other image of a cluster is within eps of one.
 
@@ -136,7 +139,7 @@ def cover_keepers(
         features: `(N, D)` float32 of unit length; may be a memory map.
         labels: `(N,)` int32 clusters, -1 for noise.
         ranks: `(N,)` int64, 0 for the best image.
-        eps: Largest cosine distance to a keeper.
+        eps: Largest cosine distance to a keeper, for all items or for each; equal within a cluster.
         window: Images covered together.
 
     Returns:
@@ -144,14 +147,16 @@ def cover_keepers(
         is in the same cluster and within eps.
     """
     keeper_of = np.full(len(labels), -1, np.int64)
+    eps_of_each = np.broadcast_to(eps, len(labels))
     for members in members_of_clusters(labels):
+        largest = float(eps_of_each[members[0]])
         cells_of = cells_of_members(features, members, window)
         is_kept = np.zeros(len(members), np.bool_)
         for home, is_near in iterate_members(cells_of):
             for start in range(0, len(home), window):
                 some = home[start : start + window]
                 keepers = members[is_kept & is_near]
-                chosen = cover(features, members[some], keepers, ranks, eps=eps)
+                chosen = cover(features, members[some], keepers, ranks, eps=largest)
                 is_kept[some[chosen]] = True
         for home, is_near in iterate_members(cells_of):
             keepers = members[is_kept & is_near]
@@ -159,7 +164,9 @@ def cover_keepers(
             # A damaged feature is not even near itself, and what has no twin stays.
             for start in range(0, len(others) if len(keepers) else 0, ROWS_AT_ONCE):
                 rest = others[start : start + ROWS_AT_ONCE]
-                keeper_of[rest] = nearest_keepers(features, rest, keepers, ranks[keepers], eps=eps)
+                keeper_of[rest] = nearest_keepers(
+                    features, rest, keepers, ranks[keepers], eps=largest
+                )
     return keeper_of
 
 

@@ -42,9 +42,10 @@ def sweep_eps(collection: Collection, config: DedupConfig) -> Sweep:
     url = storage.join(collection.run_url, "sweep.json")
     if storage.exists(url):
         return Sweep(url)  # the run names all that decides, so it is the same
-    windows = sample_windows(read_partitions(collection.images_url))
+    partitions = list(read_partitions(collection.images_url).values())
+    windows = sample_windows(partitions)
     features = open_features(collection.features_url)
-    eps_values = sorted({*EPS_VALUES, config.neighbors.eps})
+    eps_values = sorted({*EPS_VALUES, config.eps})
     with blas.one_thread():
         swept = sweep(
             (features[start:stop] for start, stop in windows),
@@ -52,7 +53,7 @@ def sweep_eps(collection: Collection, config: DedupConfig) -> Sweep:
             min_samples=config.clusters.min_samples,
         )
     swept["num_images"] = collection.num_items
-    swept["is_sample"] = windows != read_partitions(collection.images_url)
+    swept["is_sample"] = windows != partitions
     storage.publish_bytes(url, json.dumps(swept).encode())
     logger.info("swept eps over %d of %d images", swept["num_compared"], collection.num_items)
     return Sweep(url)

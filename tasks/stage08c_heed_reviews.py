@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from config import DedupConfig
 from tasks import blas, storage
 from tasks.cells import open_features
-from tasks.comparisons import ROWS_AT_ONCE, Features, Items, are_within
+from tasks.comparisons import ROWS_AT_ONCE, Eps, Features, Items, are_within
 from tasks.distances import within
+from tasks.partitions import eps_of
 from tasks.references import Clusters, Collection, Keepers
 from tasks.schemas import CLUSTERS, IMAGES, KEEPERS, REASONS
 from tasks.stage import stage
@@ -78,12 +79,16 @@ def heed_reviews(
         storage.read_table(clusters.url, CLUSTERS)["cluster_id"].to_numpy(),
         collection,
         read_heeded(collection.heeded),
-        eps=config.neighbors.eps,
+        config,
     )
 
 
 def publish_heeded(
-    keepers: Keepers, labels: Labels, collection: Collection, verdicts: Verdicts, *, eps: float
+    keepers: Keepers,
+    labels: Labels,
+    collection: Collection,
+    verdicts: Verdicts,
+    config: DedupConfig,
 ) -> Keepers:
     """Read the keepers of a run, let the verdicts correct them, and publish what comes of it."""
     images = storage.read_table(collection.images_url, IMAGES)
@@ -93,6 +98,7 @@ def publish_heeded(
     keeper_of = read_keepers(storage.read_table(keepers.url, KEEPERS), items)
     said = said_of_items(verdicts, items)
     ranks = quality_ranks(items)
+    eps = eps_of(items["camera"], config)
     with blas.one_thread():
         heeded = heed(keeper_of, labels, ranks, features, said, eps=eps)
     table = keeper_table(items, heeded, features)
@@ -158,7 +164,7 @@ def reason_table(
     is_forced: Flags,
     said: Said,
     verdicts: Verdicts,
-    eps: float,
+    eps: Eps,
 ) -> pa.Table:
     """Say why images stay or go, where that is for what a person said.
 
@@ -168,7 +174,7 @@ def reason_table(
         is_forced: `(N,)` the items that stay because a person said so.
         said: What people said of the items.
         verdicts: The same by content.
-        eps: Largest cosine distance of a twin.
+        eps: Largest cosine distance of a twin, for all items or for each.
 
     Returns:
         A table of `schemas.REASONS`.
@@ -182,10 +188,11 @@ def reason_table(
         )
     ]
     goes, kept = (
-        said.scene_of[pc.index_in(keepers[name], value_set=names).to_numpy()]
-        for name in ("image_id", "keeper_id")
+        pc.index_in(keepers[name], value_set=names).to_numpy() for name in ("image_id", "keeper_id")
     )
-    is_said = (goes >= 0) & (goes == kept) & ~within(keepers["distance"].to_numpy(), eps)
+    scene = said.scene_of[goes]
+    is_near = within(keepers["distance"].to_numpy(), np.broadcast_to(eps, len(names))[goes])
+    is_said = (scene >= 0) & (scene == said.scene_of[kept]) & ~is_near
     rows += [
         {"image_id": name, "reason": SAME_SCENE}
         for name in keepers.filter(pa.array(is_said))["image_id"].to_pylist()
@@ -194,7 +201,7 @@ def reason_table(
 
 
 def heed(
-    keeper_of: Items, labels: Labels, ranks: Ranks, features: Features, said: Said, *, eps: float
+    keeper_of: Items, labels: Labels, ranks: Ranks, features: Features, said: Said, *, eps: Eps
 ) -> Items:
     """Correct the keepers by what people said.
 
@@ -210,7 +217,7 @@ def heed(
         ranks: `(N,)` int64, 0 for the best image.
         features: `(N, D)` float32 of unit length; may be a memory map.
         said: What people said.
-        eps: Largest cosine distance of a twin.
+        eps: Largest cosine distance of a twin, for all items or for each; equal within a cluster.
 
     Returns:
         `(N,)` int64 the new keepers. They are kept, in the same cluster, never the item itself, and
@@ -218,9 +225,11 @@ def heed(
     """
     is_forced = rows_that_stay(keeper_of, labels, ranks, said)
     heeded = keeper_of.copy()
+    eps_of_each = np.broadcast_to(eps, len(labels))
     for members in _touched_clusters(labels, said):
+        largest = float(eps_of_each[members[0]])
         is_kept = (keeper_of[members] < 0) | is_forced[members]
-        is_kept &= ~_goes_instead(members, is_kept, is_forced[members], features, said, eps=eps)
+        is_kept &= ~_goes_instead(members, is_kept, is_forced[members], features, said, eps=largest)
         is_kept &= ~_is_enough(members, is_kept, is_forced[members], ranks, said)
         kept = members[is_kept]
         heeded[kept] = -1
@@ -228,7 +237,7 @@ def heed(
         stands = np.isin(keeper_of[goes], kept)
         stands[stands] = said.may_go(goes[stands], keeper_of[goes[stands]])
         loose = goes[~stands]
-        heeded[loose] = _find_keepers(loose, kept, ranks, features, said, eps=eps)
+        heeded[loose] = _find_keepers(loose, kept, ranks, features, said, eps=largest)
     return heeded
 
 

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from config import DedupConfig
 from tasks import storage
+from tasks.comparisons import Eps
 from tasks.errors import ArtifactError
 from tasks.manifests import DIGEST, GATED, VERDICTS, manifest_digest
+from tasks.partitions import eps_of, eps_of_rows
 from tasks.references import (
     Clusters,
     Collection,
@@ -55,8 +57,8 @@ def write_manifest(
     matches: Matches | None = None,
 ) -> Manifest:
     """Publish the manifest of the run."""
-    eps = config.neighbors.eps
     images = storage.read_table(collection.images_url, IMAGES)
+    eps = eps_of(images["camera"], config)
     table = manifest_table(
         images,
         storage.read_table(clusters.url, CLUSTERS),
@@ -80,7 +82,7 @@ def write_manifest(
         "run_id": collection.run_id,
         "source_url": listing["source_url"],
         "config": json.dumps(config.deciding_settings(), sort_keys=True),
-        "eps": repr(eps),
+        "eps": repr(config.eps),
         "weights_digest": WEIGHTS_DIGEST,
         "is_complete": json.dumps(collection.num_missing == 0),
         "recall": repr(neighbors.recall),
@@ -106,7 +108,7 @@ def publish_manifest(
     metadata = {
         **metadata,
         **({VERDICTS: json.dumps(said, sort_keys=True)} if said else {}),
-        "counts": count_decisions(table, eps=float(metadata["eps"])).model_dump_json(),
+        "counts": count_decisions(table, eps=eps_of_rows(table, metadata)).model_dump_json(),
         "schema_version": str(SCHEMA_VERSION),
     }
     metadata[DIGEST] = manifest_digest(table, metadata)
@@ -128,7 +130,7 @@ def manifest_table(
     clusters: pa.Table,
     keepers: pa.Table,
     *,
-    eps: float,
+    eps: Eps,
     reasons: pa.Table | None = None,
 ) -> pa.Table:
     """Write one decision per image.
@@ -137,7 +139,7 @@ def manifest_table(
         images: Table of `schemas.IMAGES`, sorted by URL.
         clusters: Table of `schemas.CLUSTERS`.
         keepers: Table of `schemas.KEEPERS`.
-        eps: Largest cosine distance at which an image counts as a twin.
+        eps: Largest cosine distance at which an image counts as a twin, for all or for each.
         reasons: Table of `schemas.REASONS`: what people said wins over the reasons found here.
 
     Returns:
@@ -182,7 +184,7 @@ def manifest_table(
 
 
 def with_library(
-    manifest: pa.Table, images: pa.Table, matches: pa.Table, *, eps: float, verdicts: Verdicts
+    manifest: pa.Table, images: pa.Table, matches: pa.Table, *, eps: Eps, verdicts: Verdicts
 ) -> pa.Table:
     """Let images go for what earlier nights kept.
 
@@ -190,7 +192,7 @@ def with_library(
         manifest: The decisions without the library, a table of `schemas.MANIFEST`.
         images: Table of `schemas.IMAGES`, sorted by URL as the manifest is.
         matches: Table of `schemas.MATCHES`.
-        eps: Largest cosine distance of a twin.
+        eps: Largest cosine distance of a twin, for all images or for each.
         verdicts: What people said of the images; whom they want to stay does.
 
     Returns:
@@ -206,7 +208,7 @@ def with_library(
     word = words_that_keep(images, twins, verdicts)
     is_matched = pc.is_valid(twins["distance"])
     is_scene = are_one_scene(images, twins, verdicts)
-    is_near = pc.less_equal(pc.cast(twins["distance"], pa.float64()), eps)
+    is_near = are_twins(twins["distance"], eps)
     goes = pc.and_(pc.is_null(word), pc.or_(is_near, is_scene))
     distance = pc.if_else(pc.fill_null(goes, False), twins["distance"], None)
     is_twin, is_known = pc.is_valid(distance), pc.and_not(pc.is_valid(match), is_matched)
@@ -304,7 +306,7 @@ def reasons_to_skip(errors: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def reasons_to_remove(
-    is_copy: pa.ChunkedArray, is_gated: pa.ChunkedArray, distances: pa.ChunkedArray, *, eps: float
+    is_copy: pa.ChunkedArray, is_gated: pa.ChunkedArray, distances: pa.ChunkedArray, *, eps: Eps
 ) -> pa.ChunkedArray:
     """Why images can go; `same cluster` says that the keeper is no twin within eps.
 
@@ -312,9 +314,9 @@ def reasons_to_remove(
         is_copy: Whether each image has its keeper's content.
         is_gated: Whether the feature of either is that of a frame it stands on.
         distances: float32 cosine distances to the keeper.
-        eps: Largest cosine distance of a twin.
+        eps: Largest cosine distance of a twin, for all or for each.
     """
-    is_within = pc.less_equal(pc.cast(distances, pa.float64()), eps)
+    is_within = are_twins(distances, eps)
     return pc.case_when(
         pc.make_struct(is_copy, pc.and_(is_within, is_gated), is_within),
         "exact copy",
@@ -322,3 +324,9 @@ def reasons_to_remove(
         "within eps",
         "same cluster",
     )
+
+
+def are_twins(distances: pa.ChunkedArray, eps: Eps) -> pa.ChunkedArray:
+    """Tell which float32 distances are within eps, as `distances.within` does; null stays null."""
+    largest = pa.array(np.broadcast_to(eps, len(distances)), pa.float64())
+    return pc.less_equal(pc.cast(distances, pa.float64()), largest)

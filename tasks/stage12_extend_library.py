@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.cells import open_features
-from tasks.library import ROWS_PER_GROUP, file_names, library_url, segment_name
+from tasks.library import ROWS_PER_GROUP, library_url, segment_name, segment_names
 from tasks.references import Collection, Inventory, Manifest
 from tasks.schemas import FEATURE_DIM, IMAGES, KNOWN, LIBRARY, MANIFEST, SCHEMA_VERSION
 from tasks.stage import stage
@@ -36,7 +36,7 @@ def publish_segment(
         collection: All images of the run.
         manifest: What was decided about them.
     """
-    names = file_names(folder_url)
+    names = segment_names(folder_url)
     name = segment_name(names, night_id, collection.run_id)
     url = storage.join(folder_url, name)
     if name in names:

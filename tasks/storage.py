@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -424,6 +424,29 @@ def publish_table(url: str, table: pa.Table, *, rows_per_group: int | None = Non
     def write(path: Path) -> None:
         with path.open("wb") as file:
             pq.write_table(table, file, **options)
+
+    publish(url, write)
+
+
+def publish_tables(url: str, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Publish Arrow tables as the row groups of one Parquet file, without holding all of them.
+
+    Args:
+        url: Where.
+        tables: Each becomes one row group.
+        schema: Columns of all, with the metadata to be written.
+
+    Raises:
+        StorageError: The location is not writable or full.
+    """
+
+    def write(path: Path) -> None:
+        with (
+            path.open("wb") as file,
+            pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
+            for table in tables:
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
 
     publish(url, write)
 

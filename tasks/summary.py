@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
 
+from tasks.comparisons import Eps
 from tasks.distances import within
+from tasks.partitions import eps_of_rows, partitioned_by
 from tasks.references import GateCheck
 from tasks.schemas import KNOWN
 from tasks.verdicts import SAME_SCENE, STAYS
@@ -67,6 +69,7 @@ class Summary(Counts):
     is_complete: bool
     """False when images are missing because their shard failed."""
     eps: float
+    """Largest cosine distance of a twin, but for cameras that have one of their own."""
     recall: float
     """Measured share of the pairs within eps that the search found."""
     is_search_exact: bool
@@ -78,6 +81,8 @@ class Summary(Counts):
     the summary was made from a manifest alone."""
     num_ignored: dict[str, int]
     """Files of the source that are no images of the run, by reason."""
+    eps_of_cameras: dict[str, float] = {}
+    """The eps of the cameras that have one of their own, by the pattern of their names."""
     num_stay_reviewed: int = 0
     """Images that stay because a person said so."""
     num_go_reviewed: int = 0
@@ -101,13 +106,15 @@ class Summary(Counts):
     """What a person should hear of."""
 
 
-def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
+def count_decisions(manifest: pa.Table, *, eps: Eps) -> Counts:
     """Count what a manifest decides.
 
     Args:
         manifest: Table of `schemas.MANIFEST`.
-        eps: Largest cosine distance to a keeper that makes no orphan.
+        eps: Largest cosine distance to a keeper that makes no orphan, for all rows or for each.
     """
+    largest = pa.array(np.broadcast_to(eps, manifest.num_rows), pa.float64())
+    manifest = manifest.append_column("eps", largest)
     is_earlier = pc.equal(manifest["action"], "library")
     earlier, manifest = manifest.filter(is_earlier), manifest.filter(pc.invert(is_earlier))
     actions = Counter(
@@ -119,6 +126,7 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
     readable = manifest.filter(pc.not_equal(manifest["action"], "skip"))
     removed = manifest.filter(pc.equal(manifest["action"], "remove"))
     is_said = pc.equal(removed["reason"], SAME_SCENE).to_numpy()
+    is_near = within(removed["distance"].to_numpy(), removed["eps"].to_numpy())
     labels = readable["cluster_id"].to_numpy()
     _, images_of_cluster = np.unique(labels[labels >= 0], return_counts=True)
     sizes, times = np.unique(images_of_cluster, return_counts=True)
@@ -136,7 +144,7 @@ def count_decisions(manifest: pa.Table, *, eps: float) -> Counts:
         num_kept_before=_count(
             pc.and_(pc.equal(readable["action"], "keep"), pc.equal(readable["reason"], KNOWN))
         ),
-        num_orphans=int((~within(removed["distance"].to_numpy(), eps) & ~is_said).sum()),
+        num_orphans=int((~is_near & ~is_said).sum()),
         bytes_total=pc.sum(manifest["size_bytes"]).as_py() or 0,
         bytes_saved=pc.sum(removed["size_bytes"]).as_py() or 0,
         percent_annotation_left=(
@@ -166,7 +174,7 @@ def summarize(
         num_embedded: Images embedded by this execution, if it is known.
         seconds: Wall time of its stages, if it is known.
     """
-    counts = count_decisions(manifest, eps=float(metadata["eps"]))
+    counts = count_decisions(manifest, eps=eps_of_rows(manifest, metadata))
     price = price_per_image
     return Summary(
         **counts.model_dump(),
@@ -176,6 +184,7 @@ def summarize(
         report_url=report_url,
         is_complete=metadata["is_complete"] == "true",
         eps=float(metadata["eps"]),
+        eps_of_cameras=partitioned_by(metadata).as_config().eps_of_cameras(),
         recall=float(metadata["recall"]),
         is_search_exact=metadata["is_search_exact"] == "true",
         weights_digest=metadata["weights_digest"],
@@ -210,7 +219,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("bytes saved", f"{summary.bytes_saved:,} of {summary.bytes_total:,}"),
         ("annotation cost left", f"{summary.percent_annotation_left:.1f} %"),
         ("annotation cost", _cost(summary)),
-        ("eps", f"{summary.eps:g}"),
+        ("eps", eps_text(summary.eps, summary.eps_of_cameras)),
         ("recall of pairs within eps", _recall(summary)),
         ("change gate", "" if summary.gate is None else _gate(summary.gate)),
         ("complete night", "yes" if summary.is_complete else "NO: some shards failed"),
@@ -222,6 +231,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("report", summary.report_url),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def eps_text(eps: float, eps_of_cameras: Mapping[str, float]) -> str:
+    """The eps of a run, and that of the cameras that have one of their own."""
+    others = (f"; {own:g} for cameras {pattern!r}" for pattern, own in eps_of_cameras.items())
+    return f"{eps:g}{''.join(others)}"
 
 
 def largest_first(cluster_sizes: Mapping[int, int], limit: int = 8) -> list[tuple[int, int]]:

@@ -90,7 +90,7 @@ def make_run(
     everything = SearchRange(0, cells.num_items)
     if config.clusters.min_samples > 2:
         cells = mark_cores.fn([find_cores.fn(everything, cells, collection, config)], cells)
-    links = [find_neighbors.fn(everything, cells, collection, config)] if cells.num_items else []
+    links = [find_neighbors.fn(everything, cells, collection)] if cells.num_items else []
     clusters = cluster_images.fn(links, cells, collection, config)
     keepers = choose_keepers.fn(clusters, collection, config)
     exact = Neighbors(recall=1.0, depth=0)
@@ -100,7 +100,12 @@ def make_run(
 
 
 def fill_store(
-    workspace_url: str, config: Any, degrees: Mapping[str, float], stands_on: Mapping[str, str]
+    workspace_url: str,
+    config: Any,
+    degrees: Mapping[str, float],
+    stands_on: Mapping[str, str],
+    *,
+    name: str = "made",
 ) -> None:
     """Write what the embedding would have found out, and the features by hand."""
     rows = []
@@ -122,6 +127,6 @@ def fill_store(
         rows.append(row)
     table = pa.Table.from_pylist(rows, FEATURES)
     storage.publish_table(
-        storage.join(store_url(workspace_url, config.features), "made.parquet"),
+        storage.join(store_url(workspace_url, config.features), f"{name}.parquet"),
         table.replace_schema_metadata(feature_metadata(config.features, gate_name(config))),
     )

@@ -47,6 +47,24 @@ def test_scenes_have_an_eps_of_their_own_unless_the_camera_says_another() -> Non
     assert config.of_partition("c").view == ViewSettings()
 
 
+def test_cameras_whose_eps_differs_are_named_by_the_pattern_that_counts() -> None:
+    config = config_with(
+        cameras=[
+            {"pattern": "a", "eps": 0.02},
+            {"pattern": "a", "eps": 0.03},
+            {"pattern": "b", "eps": 0.05},
+            {"pattern": "c", "view": SCENE},
+        ],
+        neighbors={"scene_eps": 0.2},
+    )
+    assert (config.eps, config.eps_of_cameras()) == (0.05, {"a": 0.02, "c": 0.2})
+    assert config_with(view=SCENE, neighbors={"scene_eps": 0.2}).eps == 0.2
+
+
+def test_rebuild_is_said_and_decides_nothing() -> None:
+    assert config_with(rebuild=True).deciding_settings() == config_with().deciding_settings()
+
+
 def test_cameras_and_view_decide() -> None:
     plain = config_with().deciding_settings()
     assert config_with(view=SCENE).deciding_settings() != plain

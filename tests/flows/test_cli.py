@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prefect.settings import PREFECT_API_URL
 
 from config import FeatureSettings
 from tasks.feature_store import feature_metadata, store_url
-from tasks.schemas import FEATURES
+from tasks.schemas import FEATURES, LIBRARY
 from tasks.storage import absolute_url, publish_table
 from tests.conftest import Night
 
@@ -116,6 +118,28 @@ def test_failure_exits_with_1_and_one_message(tmp_path: Path, with_server: None)
     assert finished.stderr.strip() == (
         f"error: expected a folder of images, found nothing: file://{tmp_path}/nowhere"
     )
+
+
+def test_other_settings_exit_with_1_and_what_they_would_leave_behind(
+    tmp_path: Path, with_server: None
+) -> None:
+    library = tmp_path / "w" / "library" / "f"
+    library.mkdir(parents=True)
+    row = {"image_id": "a", "url": "file:///a.jpg", "size_bytes": 1, "etag": "e", "camera": ""}
+    row |= {"captured_at": 0, "sha256": "ab", "feature": np.zeros(512, np.float32)}
+    name = "000001-monday-0123456789abcdef.parquet"
+    pq.write_table(pa.Table.from_pylist([row], LIBRARY), library / name)
+
+    finished = dedup("run", tmp_path, "--workspace", tmp_path / "w", "--json")
+
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr.strip() == (
+        "error: the library of this workspace was made with settings that its runs no longer tell. "
+        "None of its 1 images of 1 nights would be compared with, and every image would be "
+        "embedded anew. --rebuild (in a profile rebuild: true) does it all the same, --no-library "
+        "compares within the night alone; that library stays"
+    )
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["library"]
 
 
 def test_wrong_weights_exit_with_1_and_the_tensor(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tasks import storage
-from tasks.library import file_names
+from tasks.library import not_empty, segment_names
 from tasks.schemas import LIBRARY
 
 
@@ -41,11 +41,11 @@ def test_says_first_and_does_when_told(workspace: Path) -> None:
     status, said = invoke(*options)
     assert status == 0
     assert "1 images of 1 nights would leave the library\nNothing was changed" in said
-    assert len(file_names(f"{workspace}/library/f")) == 1
+    assert len(segment_names(f"{workspace}/library/f")) == 1
 
     status, said = invoke(*options, "--execute")
     assert (status, "1 images of 1 nights left the library\n" in said) == (0, True)
-    assert file_names(f"{workspace}/library/f") == []
+    assert not_empty(segment_names(f"{workspace}/library/f")) == []
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_says_first_and_does_when_told(workspace: Path) -> None:
 def test_wrong_usage_is_refused(workspace: Path, options: tuple[str, ...], complaint: str) -> None:
     status, said = invoke("--workspace", workspace, *options)
     assert (status, complaint in said) == (2, True)
-    assert len(file_names(f"{workspace}/library/f")) == 1
+    assert len(segment_names(f"{workspace}/library/f")) == 1

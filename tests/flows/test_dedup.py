@@ -175,7 +175,7 @@ def test_second_run_embeds_nothing_and_changes_nothing(
 def test_other_eps_decides_anew_beside_the_first_run(
     night: Night, done: tuple[Summary, Path], embedded: list[int]
 ) -> None:
-    strict = run(night.folder, done[1], neighbors={"eps": 0.0})
+    strict = run(night.folder, done[1], neighbors={"eps": 0.0}, rebuild=True)
     assert embedded == []
     assert strict.run_id != done[0].run_id
     assert (strict.num_remove, strict.num_exact_copies) == (3, 3)
@@ -289,7 +289,7 @@ def test_partitions_are_never_neighbors(night: Night, tmp_path: Path) -> None:
 def test_approximate_search_decides_as_the_exact_one(
     night: Night, done: tuple[Summary, Path]
 ) -> None:
-    approximate = run(night.folder, done[1], neighbors={"exact_up_to": 0})
+    approximate = run(night.folder, done[1], neighbors={"exact_up_to": 0}, rebuild=True)
     assert (approximate.recall, approximate.is_search_exact) == (1.0, False)
     assert manifest_of(approximate) == manifest_of(done[0])
 
@@ -308,7 +308,7 @@ def test_search_that_finds_too_little_goes_exact(
     urls = (tmp_path / "source", tmp_path / "workspace")
 
     poor = run(*urls, neighbors=search | {"min_recall": 0.0})
-    good = run(*urls, neighbors=search)
+    good = run(*urls, neighbors=search, rebuild=True)
 
     assert (poor.is_search_exact, poor.recall < 0.999, poor.num_orphans) == (False, True, 0)
     assert (good.is_search_exact, good.recall, good.num_clusters) == (True, 1.0, 1_500)
@@ -353,7 +353,7 @@ def test_only_the_original_method_leaves_orphans(tmp_path: Path) -> None:
     urls = (tmp_path / "source", tmp_path / "workspace")
 
     first = run(*urls, clusters={"keepers": "first"})
-    cover = run(*urls)
+    cover = run(*urls, rebuild=True)
 
     assert (first.num_keep, first.num_remove, first.num_orphans) == (1, 4, 3)
     assert (cover.num_keep, cover.num_remove, cover.num_orphans) == (2, 3, 0)

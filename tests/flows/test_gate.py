@@ -42,6 +42,7 @@ def run(source: Path, workspace: Path, gate: dict[str, Any], **execution: Any) -
         "workspace_url": str(workspace),
         "features": {"image_size": 64, "dtype": "float32"},
         "gate": gate,
+        "rebuild": True,  # some tests decide one night with and without the gate
         "execution": execution,
     }
     return dedup(load_config(None, settings))

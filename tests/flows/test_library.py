@@ -237,7 +237,7 @@ def test_window_forgets_what_is_older(night: Night, tmp_path: Path) -> None:
 
     # The two frames were taken one second apart.
     near = run(folder / "tuesday", folder / "workspace", library={"window": "1s"})
-    far = run(folder / "tuesday", folder / "workspace", library={"window": "0s"})
+    far = run(folder / "tuesday", folder / "workspace", library={"window": "0s"}, rebuild=True)
 
     assert sorted(decisions(near).values()) == ["library", "remove"]
     assert sorted(decisions(far).values()) == ["keep"]

@@ -12,7 +12,7 @@ from flows.maintenance import maintenance
 from tasks import storage
 from tasks.errors import ActionsFailedError
 from tasks.feature_store import feature_metadata, store_url
-from tasks.library import file_names
+from tasks.library import not_empty, segment_names
 from tasks.schemas import FEATURES, LIBRARY
 from tests.written_nights import WrittenNight, write_night
 
@@ -57,7 +57,7 @@ def left(night: WrittenNight) -> dict[str, int]:
         "feature files": len(
             storage.list_parquet(store_url(night.workspace_url, FeatureSettings()))
         ),
-        "segments": len(file_names(f"{night.workspace_url}/library/f")),
+        "segments": len(not_empty(segment_names(f"{night.workspace_url}/library/f"))),
         "in quarantine": len(quarantine),
     }
 

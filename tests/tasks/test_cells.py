@@ -34,13 +34,15 @@ def test_partition_ranges_are_the_runs_of_equal_cameras(
     assert partition_ranges(pa.array(cameras, pa.string())) == ranges
 
 
-TWO_CELLS = pa.table({"home": [[4, 5, 6], [0, 2]], "guests": [[0], [5, 6]]}, CELLS)
+TWO_CELLS = pa.table(
+    {"home": [[4, 5, 6], [0, 2]], "guests": [[0], [5, 6]], "eps": [0.1, 0.2]}, CELLS
+)
 
 
 def parts(url: str, start: int, stop: int) -> list[tuple[list[int], ...]]:
     return [
         tuple(part.tolist() for part in (cell.rows, cell.later, cell.earlier, cell.guests))
-        for cell in iterate_cells(url, start, stop)
+        for cell, _ in iterate_cells(url, start, stop)
     ]
 
 
@@ -52,6 +54,7 @@ def test_iterate_cells_counts_over_all_cells(tmp_path: Path) -> None:
     assert parts(url, 1, 2) == [([5], [6], [4], [0])]
     assert parts(url, 2, 4) == [([6], [], [4, 5], [0]), ([0], [2], [], [5, 6])]
     assert parts(url, 3, 5) == [([0, 2], [], [], [5, 6])]
+    assert [eps for _, eps in iterate_cells(url, 2, 4)] == [0.1, 0.2]
 
 
 @given(cuts=st.lists(st.integers(0, 5)))
@@ -63,7 +66,7 @@ def test_cells_cut_anywhere_hold_every_item_once(
 
     found: list[Cell] = []
     for start, stop in pairwise(sorted({0, 5, *cuts})):
-        found.extend(iterate_cells(url, start, stop))
+        found.extend(cell for cell, _ in iterate_cells(url, start, stop))
 
     assert np.concatenate([cell.rows for cell in found]).tolist() == [4, 5, 6, 0, 2]
     for cell in found:

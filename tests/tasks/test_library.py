@@ -14,13 +14,13 @@ from tasks.errors import ArtifactError
 from tasks.feature_store import feature_fingerprint
 from tasks.library import (
     features_of,
-    file_names,
     iterate_segments,
     latest,
     library_url,
     pruned_name,
     seen_by,
     segment_name,
+    segment_names,
 )
 from tasks.references import Library
 from tasks.schemas import LIBRARY
@@ -152,7 +152,7 @@ def test_segments_are_read_in_pieces_in_order(place: str) -> None:
     assert [features_of(rows)[:, 0].tolist() for rows in read] == [[0], [0, 1], [2]]
     assert features_of(read[1].slice(1)).shape == (1, 512)
     assert features_of(read[1].slice(1))[0, 0] == 1
-    assert file_names(place) == [MONDAY, TUESDAY]
+    assert segment_names(place) == [MONDAY, TUESDAY]
 
 
 def test_no_features_of_no_rows() -> None:

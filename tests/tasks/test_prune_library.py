@@ -8,9 +8,11 @@ import pyarrow as pa
 import pytest
 
 from tasks import storage
-from tasks.library import file_names, latest
+from tasks.library import latest, not_empty, segment_names
+from tasks.merge_library import merge_libraries
 from tasks.prune_library import PrunedSegment, Pruning, goes, prune_library
 from tasks.schemas import LIBRARY
+from tasks.segments import read_segments
 
 NOON = datetime(2026, 1, 10, 12, tzinfo=UTC)
 MONDAY = "000001-monday-0123456789abcdef.parquet"
@@ -43,7 +45,7 @@ def images_in(workspace: str) -> dict[str, list[str]]:
     library = f"{workspace}/library/f"
     return {
         name[:14]: storage.read_table(f"{library}/{name}", LIBRARY)["image_id"].to_pylist()
-        for name in latest(file_names(library))
+        for name in latest(segment_names(library))
     }
 
 
@@ -57,19 +59,20 @@ def test_old_images_leave_and_the_others_stay(workspace: str) -> None:
         PrunedSegment(f"{library}/{MONDAY}", 2, 2),
         PrunedSegment(f"{library}/{TUESDAY}", 2, 1),
     ]
-    assert images_in(workspace) == {"000002-tuesday": ["d"]}
-    (name,) = file_names(library)
-    assert storage.read_metadata(f"{library}/{name}")["night_id"] == TUESDAY
+    assert images_in(workspace) == {"000001-monday-": [], "000002-tuesday": ["d"]}
+    monday, tuesday = segment_names(library)
+    assert not_empty([monday, tuesday]) == [tuesday]
+    assert storage.read_metadata(f"{library}/{tuesday}")["night_id"] == TUESDAY
     assert prune_library(workspace, pruning, execute=True) == []
 
 
 def test_without_execute_nothing_changes(workspace: str) -> None:
-    before = file_names(f"{workspace}/library/f")
+    before = segment_names(f"{workspace}/library/f")
 
     pruned = prune_library(workspace, Pruning(captured_before=NOON), execute=False)
 
     assert [segment.num_pruned for segment in pruned] == [2, 2]
-    assert file_names(f"{workspace}/library/f") == before
+    assert segment_names(f"{workspace}/library/f") == before
 
 
 def test_workspace_without_library_has_nothing_to_prune(place: str) -> None:
@@ -105,3 +108,18 @@ def test_gone_is_what_is_no_longer_the_file_it_was(place: str) -> None:
     found = goes(pa.Table.from_pylist(rows, LIBRARY), Pruning(is_gone=True))
 
     assert found.to_pylist() == [False, True, True]
+
+
+def test_images_in_a_merged_file_leave_as_well(workspace: str) -> None:
+    merge_libraries(workspace)
+    pruning = Pruning(captured_before=NOON - timedelta(days=7.5))
+
+    pruned = prune_library(workspace, pruning, execute=True)
+
+    assert [segment.num_pruned for segment in pruned] == [2, 1]
+    assert prune_library(workspace, pruning, execute=True) == []
+    merge_libraries(workspace)
+    library = f"{workspace}/library/f"
+    assert len(storage.list_parquet(library)) == 1
+    parts = read_segments(library, segment_names(library), ["image_id"])
+    assert [rows["image_id"].to_pylist() for _, rows in parts] == [["d"]]

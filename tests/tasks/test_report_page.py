@@ -1,5 +1,6 @@
 """The page of the report: it needs nothing else for its numbers, and believes no name."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -141,6 +142,15 @@ def test_page_without_its_folder_shows_numbers_and_says_where_the_pictures_are()
     assert "images 3 kept 1 0 like no other removed 2 of 3 readable" in page.text
     assert "The pictures of the 1 groups lie in the folder around this page" in page.text
     assert "No two images are within eps of each other." in page_of().text
+
+
+def test_cameras_with_their_own_eps_are_named() -> None:
+    said = {"cameras": [{"pattern": f"^{re.escape(HOSTILE)}", "eps": 0.01}]}
+    page = page_of(config=json.dumps(said))
+    assert "0.05; 0.01 for cameras '^" in page.text
+    assert page.names() & {"img", "iframe"} == set()
+    assert "Some cameras have an eps of their own" in page.text
+    assert "Some cameras" not in page_of().text
 
 
 def test_incomplete_night_is_warned_of() -> None:

@@ -20,7 +20,7 @@ from tasks.stage04b_match_library import (
     find_known,
     find_scene_twins,
     find_twins,
-    horizon,
+    horizons,
     match_library,
     match_table,
     nearest_within,
@@ -175,9 +175,9 @@ def test_window_is_measured_from_the_first_image_of_the_night(tmp_path: Path) ->
     )
     items = items_of("a")
 
-    def not_before(window: str | None) -> pa.Scalar | None:
+    def not_before(window: str | None) -> pa.Array:
         urls = {"source_url": "unused", "workspace_url": "unused"}
-        return horizon(items, DedupConfig.model_validate(urls | {"library": {"window": window}}))
+        return horizons(items, DedupConfig.model_validate(urls | {"library": {"window": window}}))
 
     def found(window: str | None) -> dict[str, str]:
         return twins_of(library, directions(1), items, not_before=not_before(window))
@@ -185,7 +185,47 @@ def test_window_is_measured_from_the_first_image_of_the_night(tmp_path: Path) ->
     assert found(None) == {"a": "old"}
     assert found("2d") == {"a": "new"}
     assert found("1d") == {}
-    assert not_before(None) is None
+    assert not_before(None).to_pylist() == [None]
+
+
+def test_each_partition_has_its_own_eps_and_window(tmp_path: Path) -> None:
+    days = [NOON - timedelta(days=number) for number in range(4)]
+    rows = [
+        kept(f"{camera}{day}", 2 * day, camera=camera, captured_at=days[day])
+        for camera in ("east", "west")
+        for day in (1, 2, 3)
+    ]
+    items = items_of("a", "b", "c", cameras=["east", "west", "west"])
+    config = {
+        "source_url": "s",
+        "workspace_url": "w",
+        "library": {"window": "2d"},
+        "cameras": [{"pattern": "east", "window": "1d", "eps": 0.5}],
+    }
+    degrees = directions(30, 6, 18)
+
+    found = twins_of(
+        library_of(tmp_path, rows),
+        degrees,
+        items,
+        eps=np.array([0.5, TEN_DEGREES, TEN_DEGREES]),
+        not_before=horizons(items, DedupConfig.model_validate(config)),
+    )
+
+    # In the east the nearest is too old; in the west so, too, and c is too far from the others.
+    assert found == {"a": "east1", "b": "west2"}
+
+
+def test_window_is_counted_from_the_first_image_of_the_partition() -> None:
+    items = items_of("a", "b", "c", cameras=["east", "west", "west"])
+    times = [NOON, NOON + timedelta(hours=3), NOON + timedelta(hours=1)]
+    at = items.column_names.index("captured_at")
+    items = items.set_column(at, IMAGES.field("captured_at"), pa.array(times, IMAGES.types[at]))
+    config = {"source_url": "s", "workspace_url": "w", "library": {"window": "1h"}}
+
+    found = horizons(items, DedupConfig.model_validate(config))
+
+    assert found.to_pylist() == [NOON - timedelta(hours=1), NOON, NOON]
 
 
 def test_empty_library_and_empty_night_match_nothing(tmp_path: Path) -> None:

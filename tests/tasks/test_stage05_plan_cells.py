@@ -21,10 +21,11 @@ def flat(lists: pa.ChunkedArray) -> list[int]:
 
 
 def test_one_cell_is_home_to_all() -> None:
-    cells = one_cell(3, 6)
+    cells = one_cell(3, 6, eps=0.2)
 
     assert cells.schema == CELLS
     assert home_and_guests(cells) == [([3, 4, 5], [])]
+    assert cells["eps"].to_pylist() == [0.2]
 
 
 @given(
@@ -40,7 +41,7 @@ def test_every_item_is_at_home_once_and_a_guest_in_further_cells(
     stop = len(features)
     num_pivots = len(choose_pivots(features, start, stop, seed=seed))
 
-    cells = cells_of_range(features, start, stop, depth=depth, seed=seed, workers=2)
+    cells = cells_of_range(features, start, stop, eps=0.2, depth=depth, seed=seed, workers=2)
 
     assert sorted(flat(cells["home"])) == list(range(start, stop))
     for home, guests in home_and_guests(cells):
@@ -80,7 +81,8 @@ def test_workers_do_not_change_the_cells(monkeypatch: pytest.MonkeyPatch) -> Non
     features = unit(np.random.default_rng(0).standard_normal((400, 16)))
 
     alone, together = (
-        cells_of_range(features, 0, 400, depth=3, seed=0, workers=workers) for workers in (1, 4)
+        cells_of_range(features, 0, 400, eps=0.2, depth=3, seed=0, workers=workers)
+        for workers in (1, 4)
     )
 
     assert alone.equals(together)

@@ -185,7 +185,7 @@ def test_find_neighbors_never_joins_two_cameras(
     config = settings(two_cameras, exact_up_to=exact_up_to)
 
     cells = plan_cells.fn(two_cameras, depth, config)
-    files = [find_neighbors.fn(search, cells, two_cameras, config) for search in SEARCHES]
+    files = [find_neighbors.fn(search, cells, two_cameras) for search in SEARCHES]
 
     assert cells == Cells(cells.url, cells.folder_url, depth, num_items=5)
     assert links_of_files(files) == [(1, 0), (4, 3)]
@@ -209,7 +209,7 @@ def test_only_items_with_enough_neighbours_are_linked(
 
     core_files = [find_cores.fn(search, cells, two_cameras, config) for search in SEARCHES]
     cells = mark_cores.fn(core_files, cells)
-    files = [find_neighbors.fn(search, cells, two_cameras, config) for search in SEARCHES]
+    files = [find_neighbors.fn(search, cells, two_cameras) for search in SEARCHES]
 
     assert sum(file.num_cores for file in core_files) == len(cores)
     assert storage.read_table(str(cells.cores_url), CORES)["item_id"].to_pylist() == cores

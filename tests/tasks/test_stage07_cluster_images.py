@@ -296,7 +296,7 @@ def clustered_in_cells(folder: Path, min_samples: int, num_searches: int, worker
     if min_samples > 2:
         cores = [find_cores.fn(search, cells, collection, config) for search in searches]
         cells = mark_cores.fn(cores, cells)
-    links = [find_neighbors.fn(search, cells, collection, config) for search in searches]
+    links = [find_neighbors.fn(search, cells, collection) for search in searches]
     clusters = cluster_images.fn(links[::-1], cells, collection, config)
     assert measure_recall.fn(clusters, cells, collection, config) > 0.9
     return storage.read_bytes(clusters.url)

@@ -135,6 +135,19 @@ def test_who_went_for_one_of_a_scene_but_is_none_of_it_stays_as_its_twin() -> No
     assert heeded([0, 20, 25], [-1, -1, 1], scenes=((0, 1),)) == [-1, 2, -1]
 
 
+def test_each_cluster_has_its_own_eps() -> None:
+    found = heed(
+        np.array([-1, 0, -1, 2]),
+        np.array([0, 0, 1, 1], np.int32),
+        np.arange(4),
+        angles(0, 9, 0, 9),
+        said(4, stays=(1, 3), meant=(1, 3), instead=((1, 0), (3, 2))),
+        eps=np.array([EPS, EPS, EPS / 2, EPS / 2]),
+    )
+
+    assert found.tolist() == [1, -1, -1, -1]
+
+
 def test_noise_and_other_clusters_are_left_alone() -> None:
     labels = np.array([-1, -1, 0, 0], np.int32)
     found = heed(

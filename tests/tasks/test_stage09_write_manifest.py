@@ -230,6 +230,15 @@ def test_eps_itself_is_within_eps() -> None:
     assert reasons_to_remove(no, no, distances, eps=0.125).to_pylist() == ["within eps"]
 
 
+def test_each_image_is_a_twin_by_its_own_eps() -> None:
+    columns = [pa.chunked_array([[False, False]])] * 2
+    distances = pa.chunked_array([[0.25], [0.25]], pa.float32())
+
+    reasons = reasons_to_remove(*columns, distances, eps=np.array([0.25, 0.2]))
+
+    assert reasons.to_pylist() == ["within eps", "same cluster"]
+
+
 def test_reasons_to_skip_tell_a_bad_image_from_a_failed_shard() -> None:
     errors = pa.chunked_array([pa.array(["empty file", NOT_EMBEDDED])])
     assert reasons_to_skip(errors).to_pylist() == ["unreadable: empty file", NOT_EMBEDDED]

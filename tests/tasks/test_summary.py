@@ -182,6 +182,7 @@ def test_summary_takes_the_rest_from_the_metadata() -> None:
         "report_url": "s3://work/r.html",
         "is_complete": True,
         "eps": 0.05,
+        "eps_of_cameras": {},
         "recall": 0.99951,
         "is_search_exact": False,
         "weights_digest": "abc",
@@ -228,6 +229,17 @@ def test_summary_says_what_the_gate_did(gate: GateCheck, line: str) -> None:
 def test_summary_counts_with_the_eps_of_the_manifest() -> None:
     assert summary_of().num_orphans == 1
     assert summary_of(metadata={"eps": "0.1"}).num_orphans == 0
+
+
+def test_orphans_are_counted_by_the_eps_of_the_camera() -> None:
+    rows = [decision(name, "aa", 1, 0, "remove", distance=0.04) for name in ("a/0", "tunnel/0")]
+    said = {"source": {"partition_by": "^[^/]+"}, "cameras": [{"pattern": "tunnel", "eps": 0.03}]}
+
+    metadata = {"source_url": "s3://bucket", "config": json.dumps(said)}
+    summary = summary_of(manifest_of(*rows), metadata=metadata)
+
+    assert summary.num_orphans == 1
+    assert dict(summary_rows(summary))["eps"] == "0.05; 0.03 for cameras 'tunnel'"
 
 
 def test_cost_is_price_times_images() -> None:

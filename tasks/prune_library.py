@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from tasks import storage
 from tasks.errors import MissingArtifactError
 from tasks.library import ROWS_PER_GROUP, file_names, latest, pruned_name
-from tasks.schemas import LIBRARY
+from tasks.schemas import LIBRARY, SCHEMA_VERSION
 from tasks.stores import store_of
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,10 @@ def _prune_segment(
 ) -> Iterator[PrunedSegment]:
     url = storage.join(library, name)
     try:
+        version = storage.read_metadata(url).get("schema_version", str(SCHEMA_VERSION))
+        if version != str(SCHEMA_VERSION):
+            logger.info("left alone, for another release wrote it: %s", url)
+            return
         state = store_of(url).stat(url)
         table = storage.read_table(url, LIBRARY)
     except MissingArtifactError:

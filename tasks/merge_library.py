@@ -23,6 +23,7 @@ from tasks.segments import (
     Place,
     Segment,
     find_segments,
+    is_of_another_release,
     listed,
     look_at_file,
     merged_name,
@@ -76,7 +77,8 @@ def merge_libraries(workspace_url: str) -> list[LibraryMerge]:
         ArtifactError: A segment is damaged.
     """
     folder_url = storage.join(storage.absolute_url(workspace_url), "library")
-    return [merge_library(url) for url in storage.list_names(folder_url)]
+    libraries = storage.list_names(folder_url)
+    return [merge_library(url) for url in libraries if not is_of_another_release(url)]
 
 
 def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> LibraryMerge:

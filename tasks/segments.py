@@ -9,6 +9,7 @@ merged file, and else the smaller one, since pruning only takes away.
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
-from tasks.schemas import LIBRARY, fingerprint
+from tasks.schemas import LIBRARY, SCHEMA_VERSION, fingerprint
+
+logger = logging.getLogger(__name__)
 
 SEGMENTS = "segments"
 """The metadata entry that lists the segments of a merged file."""
@@ -176,6 +179,18 @@ def look_at_file(url: str) -> Segment:
     """Say what is known of a segment that is a file of its own."""
     with storage.open_table(url, LIBRARY) as table:
         return Segment(url.rpartition("/")[2], table.num_rows, table.num_groups, table.metadata)
+
+
+def is_of_another_release(library: str) -> bool:
+    """Tell whether a library was written by another release, which knows better what to do with it.
+
+    Its folder is named by the features, whose version is the release's, so one file tells for all.
+    """
+    for url in storage.list_parquet(library)[:1]:
+        if storage.read_metadata(url).get("schema_version") != str(SCHEMA_VERSION):
+            logger.info("left alone, for another release wrote it: %s", library)
+            return True
+    return False
 
 
 def listed(segments: Iterable[Segment]) -> str:

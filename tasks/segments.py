@@ -187,7 +187,8 @@ def is_of_another_release(library: str) -> bool:
     Its folder is named by the features, whose version is the release's, so one file tells for all.
     """
     for url in storage.list_parquet(library)[:1]:
-        if storage.read_metadata(url).get("schema_version") != str(SCHEMA_VERSION):
+        version = storage.read_metadata(url).get("schema_version", str(SCHEMA_VERSION))
+        if version != str(SCHEMA_VERSION):
             logger.info("left alone, for another release wrote it: %s", library)
             return True
     return False

@@ -20,7 +20,7 @@ from flows.maintenance import maintenance
 from tasks import storage
 from tasks.approvals import read_decision
 from tasks.calibrations import calibration_url, read_calibration
-from tasks.errors import GuardError
+from tasks.errors import ChangedSettingsError, GuardError
 from tasks.manifests import manifest_url_of, read_manifest
 from tasks.summary import Summary
 from tasks.verdicts import read_reviews
@@ -101,15 +101,14 @@ def release(request: pytest.FixtureRequest, s3_server: S3Server) -> Iterator[Rel
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code whose features and library have another schema than any release before."""
-    for module in ("feature_store", "stage04_collect_features", "stage12_extend_library"):
-        monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
-    for module in ("compact_features", "prune_library"):
+    writers = ("feature_store", "stage04_collect_features", "stage12_extend_library")
+    for module in (*writers, "stage00_check_settings", "compact_features", "segments"):
         monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
 
 
-def run(night: str) -> Summary:
+def run(night: str, **settings: object) -> Summary:
     places = {"source_url": f"{BUCKET}/{night}", "workspace_url": WORKSPACE}
-    return dedup(load_config(None, {**places, "features": FEATURES}))
+    return dedup(load_config(None, {**places, "features": FEATURES, **settings}))
 
 
 def apply_config(run_id: str, **settings: object) -> ApplyConfig:
@@ -169,8 +168,11 @@ class TestUnderNewerCode:
     def test_a_night_begins_anew_and_says_so(
         self, release: Release, caplog: pytest.LogCaptureFixture
     ) -> None:
+        expected = f"made with schema_version .{release.schema_version}., now .99."
+        with pytest.raises(ChangedSettingsError, match=expected):
+            run("tuesday")
         with caplog.at_level(logging.WARNING, "tasks"):
-            summary = run("tuesday")
+            summary = run("tuesday", rebuild=True)
         assert (summary.num_embedded, summary.num_remove_for_earlier) == (8, 0)
         assert summary.num_stay_reviewed == 1
         (warning,) = (message for message in caplog.messages if "begin anew" in message)

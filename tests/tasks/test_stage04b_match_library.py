@@ -128,7 +128,7 @@ def test_known_images_need_no_twin(tmp_path: Path) -> None:
     library = library_of(tmp_path, [kept("a", 0), kept("other", 1)])
     items = items_of("a", "b")
 
-    known = find_known(library, items["image_id"])
+    known = find_known(library, items)
     found = twins_of(library, directions(0, 2), items, is_known=np.array([True, False]))
 
     assert set(known) == {"a"}
@@ -194,14 +194,16 @@ def test_empty_library_and_empty_night_match_nothing(tmp_path: Path) -> None:
 
 
 def test_table_has_known_images_as_their_own_keepers() -> None:
-    row = {"url": "u", "size_bytes": 7, "etag": "e", "sha256": "ab", "camera": "", "feature": None}
+    row = {"url": "u", "size_bytes": 7, "etag": "e", "sha256": "ab", "camera": "", "view": "v"}
 
     table = match_table(
         {"b": row | {"image_id": "b"}}, {"a": row | {"image_id": "k", "distance": 0.5}}
     )
 
     assert table.schema == MATCHES
-    keeper = {f"keeper_{name}": row[name] for name in ("url", "size_bytes", "etag", "sha256")}
+    keeper = {
+        f"keeper_{name}": row[name] for name in ("url", "size_bytes", "etag", "sha256", "view")
+    }
     assert table.to_pylist() == [
         {"image_id": "a", "keeper_image_id": "k", **keeper, "distance": 0.5},
         {"image_id": "b", "keeper_image_id": "b", **keeper, "distance": None},

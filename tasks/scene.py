@@ -108,7 +108,8 @@ def pattern(size: int) -> NDArray[np.uint8]:
     # Each block size adds the variance of 256 equally likely steps.
     deviation = np.sqrt(len(_PATTERN_BLOCKS) * (256**2 - 1) / 12)
     scaled = np.rint(_PATTERN_MEAN + _PATTERN_DEVIATION / deviation * total)
-    return scaled.clip(0, 255).astype(np.uint8)
+    steps: NDArray[np.uint8] = scaled.clip(0, 255).astype(np.uint8)
+    return steps
 
 
 def same_exposure(frame: Pixels, background: Pixels, counts: Area) -> Samples:
@@ -125,8 +126,9 @@ def same_exposure(frame: Pixels, background: Pixels, counts: Area) -> Samples:
     few = (slice(None, None, _FIT_STRIDE),) * 2
     samples, wanted = (pixels[few][counts[few]].T for pixels in (frame, background))
     lines = [fit_exposure(*channel) for channel in zip(samples, wanted, strict=True)]
-    gains, offsets = np.float32(lines).T
-    return frame * gains + offsets
+    gains, offsets = np.array(lines, np.float32).T
+    matched: Samples = frame * gains + offsets
+    return matched
 
 
 def fit_exposure(samples: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> tuple[float, float]:

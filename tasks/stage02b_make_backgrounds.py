@@ -37,7 +37,7 @@ FEWEST_FRAMES = 25
 """Of fewer frames, whatever stood still for some of them would be background. Then the last one
 of an earlier night is taken, if there is one."""
 
-LARGEST_SHARE = 0.5
+LARGEST_SHARE = 0.25
 """Share of the pixels in which the median frame may differ from the background. Above it, the
 camera was moved or its light has changed, and the background says nothing."""
 

@@ -47,7 +47,7 @@ def collect_features(
     views = view_names(listed["camera"], config)
     gate_of_night = gate_name(config) if is_gated else None
     rows = read_image_rows(store, listed["image_id"], gate_of_night, views=views)
-    images = image_table(listed.append_column("view", views), rows)
+    images = image_table(listed, views, rows)
     readable = images.filter(pc.is_valid(images["item_id"]))
 
     settings = config.deciding_settings()
@@ -131,11 +131,12 @@ def publish_verdicts(verdicts: Verdicts, run_url: str, undisputed_id: str) -> He
     return Heeded(url=url, digest=verdicts.digest, of_run=undisputed_id)
 
 
-def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
+def image_table(listed: pa.Table, views: pa.ChunkedArray, rows: pa.Table) -> pa.Table:
     """Join the inventory with what was found out about its images.
 
     Args:
-        listed: Table of `schemas.INVENTORY` and the `view` of each image.
+        listed: Table of `schemas.INVENTORY`.
+        views: Name of the view of each image.
         rows: Table of `schemas.FEATURES` without `feature`, at most one row per image.
 
     Returns:
@@ -151,6 +152,7 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
     items = np.full(images.num_rows, -1, np.int32)
     items[order] = np.arange(len(order))
     images = images.append_column("item_id", pa.array(items, mask=items < 0))
+    images = images.append_column("view", views)
     for name in ("background", "sha256", "width", "height", "sharpness", "stands_on"):
         images = images.append_column(name, learned[name])
     return images.sort_by("url").select(IMAGES.names).cast(IMAGES)

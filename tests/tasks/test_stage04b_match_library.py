@@ -112,6 +112,40 @@ def test_nearest_within_is_what_all_distances_say(data: st.DataObject) -> None:
         assert (distance, position) == nearest
 
 
+def test_what_was_seen_in_another_view_is_no_twin(tmp_path: Path) -> None:
+    library = library_of(
+        tmp_path,
+        [kept("plain", 0), kept("region", 0, view="v"), kept("of b", 90, view="w", camera="b")],
+    )
+    items = items_of("a1", "a2", "b1", cameras=["a", "a", "b"])
+    views = pa.array(["v", "v", None], pa.string())
+    items = items.set_column(items.column_names.index("view"), "view", views)
+
+    assert twins_of(library, directions(0, 90, 90), items) == {}
+
+    library = library_of(
+        tmp_path,
+        [kept("plain", 0, camera="a"), kept("region", 5, view="v", camera="a")],
+        [kept("of b", 88, camera="b"), kept("other of b", 90, view="w", camera="b")],
+    )
+    assert twins_of(library, directions(0, 90, 90), items) == {"a1": "region", "b1": "of b"}
+
+
+def test_known_image_is_found_in_any_view_and_in_its_own_before_others(tmp_path: Path) -> None:
+    library = library_of(
+        tmp_path,
+        [kept("a", 0), kept("b", 0), kept("c", 0, view="w")],
+        [kept("a", 0, view="v"), kept("b", 0, view="w")],
+    )
+    items = items_of(*"abcd")
+    views = pa.array(["v", None, "v", "v"], pa.string())
+    items = items.set_column(items.column_names.index("view"), "view", views)
+
+    found = find_known(library, items)
+
+    assert {name: row["view"] for name, row in found.items()} == {"a": "v", "b": None, "c": "w"}
+
+
 def test_twin_is_the_nearest_and_of_equals_the_one_kept_first(tmp_path: Path) -> None:
     library = library_of(
         tmp_path,

@@ -1,12 +1,14 @@
 """Regions, masks and scenes in whole runs: what is embedded anew, and with what it is compared."""
 
 import io
+import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -105,38 +107,36 @@ def test_other_region_of_one_camera_embeds_that_camera_alone(cameras: Path, tmp_
     assert back.run_id == plain.run_id
 
 
-def test_library_of_another_view_is_not_compared_and_starts_anew(
+def test_library_of_another_view_is_not_compared_but_what_was_kept_stays(
     road: np.ndarray, tmp_path: Path
 ) -> None:
-    for day in ("monday", "tuesday", "wednesday"):
-        (tmp_path / day / WEST).mkdir(parents=True)
-        frame_of(road, 1).save(tmp_path / day / WEST / f"{day}.png")
+    def night(name: str, **frames: int) -> Path:
+        for camera, (frame, number) in itertools.product((WEST, EAST), frames.items()):
+            (tmp_path / name / camera).mkdir(parents=True, exist_ok=True)
+            frame_of(road, number).save(tmp_path / name / camera / f"{frame}.png")
+        return tmp_path / name
+
+    def actions(camera: str, summary: Summary) -> dict[str, str]:
+        found = actions_of(summary).items()
+        return {name[-10:-4]: action for name, action in found if name.startswith(camera)}
+
     workspace = tmp_path / "workspace"
-    run(tmp_path / "monday", workspace)
-    tuesday = run(tmp_path / "tuesday", workspace, **ROAD)
-    wednesday = run(tmp_path / "wednesday", workspace, **ROAD)
-    plain = run(tmp_path / "wednesday", workspace)
+    run(night("a", first_=1), workspace)
+    second = run(night("b", second=2), workspace, **ROAD)
+    third = run(night("a", third_=3), workspace, **ROAD)
+    of_west = [{"pattern": "^west$", "view": {}}]
+    fourth = run(night("c", fourth=4), workspace, cameras=of_west, **ROAD)
 
-    assert actions_of(tuesday) == {"west/tuesday.png": "keep"}
-    assert actions_of(wednesday) == {"west/wednesday.png": "remove", "west/tuesday.png": "library"}
-    assert actions_of(plain) == {"west/wednesday.png": "remove", "west/monday.png": "library"}
-
-
-def test_known_image_stays_in_another_view_and_is_compared_in_it(
-    road: np.ndarray, tmp_path: Path
-) -> None:
-    (tmp_path / "source" / WEST).mkdir(parents=True)
-    frame_of(road, 1).save(tmp_path / "source" / WEST / "first.png")
-    workspace = tmp_path / "workspace"
-    run(tmp_path / "source", workspace)
-    frame_of(road, 2).save(tmp_path / "source" / WEST / "second.png")
-    second = run(tmp_path / "source", workspace, **ROAD)
-    (tmp_path / "later" / WEST).mkdir(parents=True)
-    frame_of(road, 3).save(tmp_path / "later" / WEST / "third.png")
-    third = run(tmp_path / "later", workspace, **ROAD)
-
-    assert actions_of(second) == {"west/first.png": "keep", "west/second.png": "remove"}
-    assert actions_of(third) == {"west/third.png": "remove", "west/first.png": "library"}
+    assert actions(WEST, second) == actions(EAST, second) == {"second": "keep"}
+    # The first is known and stays; the third has a twin in it.
+    assert actions(EAST, third)["first_"] == "keep"
+    assert actions(EAST, third)["third_"] == "remove"
+    assert actions(WEST, fourth) == {"fourth": "remove", "first_": "library"}
+    assert actions(EAST, fourth)["fourth"] == "remove"
+    rows = pa.concat_tables(map(pq.read_table, sorted(workspace.glob("library/*/*.parquet"))))
+    found = [(row["url"][-10:-4], row["view"] is None) for row in rows.to_pylist()]
+    seen = [("first_", True), ("first_", False), ("second", False)]
+    assert Counter(found) == Counter(2 * seen)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ def shards_embedder(paths: list[Path], config: DedupConfig) -> Callable[[], None
             "size_bytes": path.stat().st_size,
             "etag": "",
             "camera": "",
+            "captured_at": datetime.fromtimestamp(0, UTC),
         }
         for path in paths
     ]

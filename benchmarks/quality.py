@@ -65,7 +65,7 @@ def find_image(folder: Path, path: str) -> Path:
 def our_features(paths: list[Path], settings: FeatureSettings) -> Features:
     """Features as the flow computes them: `(N, 512)` float32."""
     config = DedupConfig(source_url="unused", workspace_url="unused", features=settings)
-    images = [{"url": str(path), "size_bytes": path.stat().st_size} for path in paths]
+    images = [{"url": str(path), "size_bytes": path.stat().st_size, "camera": ""} for path in paths]
     rows = embed_images(
         images,
         read=lambda url: Path(url).read_bytes(),

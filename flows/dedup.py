@@ -37,6 +37,7 @@ from tasks.references import (
 from tasks.stage00_check_settings import check_night, check_settings
 from tasks.stage01_list_images import list_images
 from tasks.stage02_plan_shards import plan_shards
+from tasks.stage02b_make_backgrounds import make_backgrounds
 from tasks.stage03_embed_shard import embed_shard
 from tasks.stage03b_check_gate import check_gate
 from tasks.stage03c_open_library import open_library
@@ -53,6 +54,7 @@ from tasks.stage10_write_report import write_report
 from tasks.stage11_build_index import build_index
 from tasks.stage12_extend_library import extend_library
 from tasks.summary import Summary
+from tasks.views import compares_scenes
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,8 @@ def embed_night(
     inventory: Inventory, shards: list[Shard], config: DedupConfig
 ) -> tuple[list[FeatureFile], GateCheck | None]:
     """Embed what is missing; all of it, if the change gate turns out to have broken its promise."""
+    if compares_scenes(config):
+        make_backgrounds(shards, config)
     feature_files = embed_shards(shards, config)
     if not config.gate.enabled:
         return feature_files, None
@@ -142,7 +146,8 @@ def embed_night(
     if not gate.is_trusted:
         logger.warning("the change gate is off for this night: every frame is embedded")
         ungated = config.without_gate()
-        feature_files += embed_shards(plan_shards(inventory, ungated), ungated)
+        ungated_files, _ = embed_night(inventory, plan_shards(inventory, ungated), ungated)
+        feature_files += ungated_files
     return feature_files, gate
 
 

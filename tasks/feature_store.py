@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -32,12 +32,14 @@ GONE = "file is gone"
 """Error of an image that vanished between listing and reading. It is looked for again next time."""
 
 LEARNED = [
-    *("image_id", "sha256", "width", "height", "sharpness", "error"),
+    *("image_id", "view", "background", "sha256", "width", "height", "sharpness", "error"),
     *("stands_on", "gate_error"),
 ]
-"""The columns of `schemas.FEATURES` that no inventory has, without feature and thumbnail."""
+"""The columns of `schemas.FEATURES` that no inventory has, without feature and thumbnail. An image
+has a row for each view that it was looked at in."""
 
 _GATE = "gate"
+_KEY = LEARNED[:2]
 
 MAX_READERS = 16
 """Files read at a time, because a bucket's answer takes its time."""
@@ -81,7 +83,13 @@ def feature_metadata(settings: FeatureSettings, gate: str | None = None) -> dict
     }
 
 
-def settled_image_ids(store: str, image_ids: pa.ChunkedArray, gate: str | None = None) -> pa.Array:
+def settled_image_ids(
+    store: str,
+    image_ids: pa.ChunkedArray,
+    gate: str | None = None,
+    *,
+    views: pa.Array | None = None,
+) -> pa.Array:
     """Those of some images that need no further look.
 
     They are all with a feature, and the unreadable ones that this very decoder could not read.
@@ -90,20 +98,21 @@ def settled_image_ids(store: str, image_ids: pa.ChunkedArray, gate: str | None =
         store: Folder of feature files.
         image_ids: The images asked about.
         gate: Name of the gate under which a feature may be that of another frame.
+        views: Name of the view of each; by default whole images.
 
     Returns:
         Their image_ids, in the order of the question.
     """
-    position_of = _positions_of(image_ids)
+    position_of = _positions_of(image_ids, views)
 
     def settled(table: storage.OpenTable, group: int) -> NDArray[np.int64]:
         rows = _without_strange_stand_ins(
-            table.read(group, ["image_id", "error", "stands_on"]), table.metadata, gate
+            table.read(group, [*_KEY, "error", "stands_on"]), table.metadata, gate
         )
         is_settled = pc.is_null(rows["error"])
         if table.metadata.get("decoder") == DECODER:
             is_settled = pc.or_(is_settled, pc.fill_null(pc.not_equal(rows["error"], GONE), False))
-        return _look_up(position_of, rows["image_id"].filter(is_settled))
+        return _look_up(position_of, rows.filter(is_settled))
 
     is_settled = np.zeros(len(image_ids), bool)
     for positions in read_store(store, settled):
@@ -111,21 +120,28 @@ def settled_image_ids(store: str, image_ids: pa.ChunkedArray, gate: str | None =
     return image_ids.filter(pa.array(is_settled))
 
 
-def read_image_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None = None) -> pa.Table:
+def read_image_rows(
+    store: str,
+    image_ids: pa.ChunkedArray,
+    gate: str | None = None,
+    *,
+    views: pa.Array | None = None,
+) -> pa.Table:
     """Read all but the features of some images.
 
     Args:
         store: Folder of feature files.
         image_ids: The images wanted.
         gate: Name of the gate under which a feature may be that of another frame.
+        views: Name of the view of each; by default whole images.
 
     Returns:
         A table of the columns `LEARNED`, at most one row per image: see `best_rows`.
     """
-    position_of = _positions_of(image_ids)
+    position_of = _positions_of(image_ids, views)
 
     def learned(table: storage.OpenTable, group: int) -> pa.Table:
-        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        positions = _look_up(position_of, table.read(group, _KEY))
         if (positions < 0).all():
             return nothing
         rows = table.read(group, LEARNED).filter(pa.array(positions >= 0))
@@ -136,24 +152,27 @@ def read_image_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None = N
     return best_rows(pa.concat_tables([nothing, *read_store(store, learned)]))
 
 
-def read_gate_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None) -> pa.Table:
+def read_gate_rows(
+    store: str, image_ids: pa.ChunkedArray, gate: str | None, *, views: pa.Array | None = None
+) -> pa.Table:
     """Read what a gate did with some images, even with those that were embedded after all.
 
     Args:
         store: Folder of feature files.
         image_ids: The images asked about.
         gate: Its name.
+        views: Name of the view of each; by default whole images.
 
     Returns:
         A table of the columns `LEARNED`, one row per image that the gate saw.
     """
-    position_of = _positions_of(image_ids)
+    position_of = _positions_of(image_ids, views)
 
     def seen(table: storage.OpenTable, group: int) -> pa.Table:
         if not _is_of(gate, table.metadata):
             return nothing
         rows = table.read(group, LEARNED)
-        is_wanted = _look_up(position_of, rows["image_id"]) >= 0
+        is_wanted = _look_up(position_of, rows) >= 0
         return rows.filter(pa.array(is_wanted)).replace_schema_metadata(None)
 
     nothing = FEATURES.empty_table().select(LEARNED)
@@ -161,7 +180,7 @@ def read_gate_rows(store: str, image_ids: pa.ChunkedArray, gate: str | None) -> 
 
 
 def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
-    """Choose the row of each image that has several.
+    """Choose the row of each image, in each of its views, that has several.
 
     An image's own feature wins over that of the frame it stands on, a feature over an error, and
     any error over "file is gone". Among equals the values decide, so that it does not matter in
@@ -172,7 +191,7 @@ def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
         tie_break: Another column that decides between rows that are equal in all of those.
 
     Returns:
-        The rows that won, sorted by image_id.
+        The rows that won, sorted by image_id and view.
     """
     rank = pc.case_when(
         pc.make_struct(
@@ -183,11 +202,11 @@ def best_rows(rows: pa.Table, *, tie_break: str | None = None) -> pa.Table:
         pa.scalar(3),
         pa.scalar(2),
     )
-    keys = ["image_id", "rank", *LEARNED[1:]]
+    keys = [*_KEY, "rank", *LEARNED[len(_KEY) :]]
     if tie_break is not None:
         keys.append(tie_break)
     ranked = rows.append_column("rank", rank).sort_by([(key, "ascending") for key in keys])
-    names = ranked["image_id"].combine_chunks()
+    names = pa.array(_keys_of(ranked["image_id"], ranked["view"]), pa.string())
     is_first = pa.concat_arrays(
         [pa.array([True] * min(1, len(names)), pa.bool_()), pc.not_equal(names[1:], names[:-1])]
     )
@@ -209,10 +228,10 @@ def iterate_features(
     Raises:
         ArtifactError: A row has no feature.
     """
-    position_of = _positions_of(rows["image_id"])
+    position_of = _positions_of(rows["image_id"], rows["view"])
 
     def features(table: storage.OpenTable, group: int) -> tuple[NDArray[np.int64], pa.Table]:
-        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        positions = _look_up(position_of, table.read(group, _KEY))
         is_wanted = positions >= 0
         if not is_wanted.any():
             return positions[is_wanted], nothing
@@ -255,7 +274,9 @@ def iterate_thumbnails(
     position_of = _positions_of(image_ids)
 
     def thumbnails(table: storage.OpenTable, group: int) -> tuple[NDArray[np.int64], list[bytes]]:
-        positions = _look_up(position_of, table.read(group, ["image_id"])["image_id"])
+        # Whatever was looked at of an image, its thumbnail shows all of it.
+        names = table.read(group, ["image_id"])["image_id"].to_pylist()
+        positions = _look_up_keys(position_of, names)
         if (positions < 0).all():
             return positions[:0], []
         found = table.read(group, ["thumbnail"])["thumbnail"]
@@ -334,21 +355,38 @@ def _is_of(gate: str | None, metadata: Mapping[str, str]) -> bool:
     return gate is not None and metadata.get(_GATE) == gate
 
 
-def _positions_of(image_ids: pa.ChunkedArray) -> dict[str, int]:
+def _positions_of(
+    image_ids: pa.ChunkedArray, views: pa.ChunkedArray | None = None
+) -> dict[str, int]:
     # Arrow would hash all image_ids anew for each of thousands of files.
-    return {image_id: position for position, image_id in enumerate(image_ids.to_pylist())}
+    return {key: position for position, key in enumerate(_keys_of(image_ids, views))}
 
 
-def _look_up(position_of: Mapping[str, int], image_ids: pa.ChunkedArray) -> NDArray[np.int64]:
-    found = (position_of.get(image_id, -1) for image_id in image_ids.to_pylist())
-    return np.fromiter(found, np.int64, len(image_ids))
+def _keys_of(image_ids: pa.ChunkedArray, views: pa.ChunkedArray | None) -> list[str]:
+    """What is looked at: an image, followed by the name of its view if that has one."""
+    if views is None:
+        return image_ids.to_pylist()  # type: ignore[no-any-return]
+    keys = pc.binary_join_element_wise(image_ids, views, "", null_handling="skip")
+    return keys.to_pylist()  # type: ignore[no-any-return]
+
+
+def _look_up(position_of: Mapping[str, int], rows: pa.Table) -> NDArray[np.int64]:
+    return _look_up_keys(position_of, _keys_of(rows["image_id"], rows["view"]))
+
+
+def _look_up_keys(position_of: Mapping[str, int], keys: Sequence[str]) -> NDArray[np.int64]:
+    return np.fromiter((position_of.get(key, -1) for key in keys), np.int64, len(keys))
 
 
 def _is_same(rows: pa.Table, others: pa.Table) -> pa.Array:
-    """Tell for each row whether it is the other one; null is null's equal."""
+    """Tell for each row whether it is the other one."""
     same = pa.array(np.ones(rows.num_rows, bool))
     for name in LEARNED:
-        both_null = pc.and_(pc.is_null(rows[name]), pc.is_null(others[name]))
-        equal = pc.fill_null(pc.equal(rows[name], others[name]), False)
-        same = pc.and_(same, pc.or_(equal, both_null))
+        same = pc.and_(same, same_values(rows[name], others[name]))
     return same
+
+
+def same_values(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Tell for each value whether it is the other one; null is null's equal."""
+    both_null = pc.and_(pc.is_null(values), pc.is_null(others))
+    return pc.or_(pc.fill_null(pc.equal(values, others), False), both_null)

@@ -1,17 +1,18 @@
 """All image decoding: bytes in, the square of pixels that VGG16 sees out."""
 
 import io
+import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from tasks.errors import UnreadableImageError
 
@@ -44,6 +45,15 @@ _MEDIA_TYPES = {
     "WEBP": "image/webp",
 }
 
+Region = tuple[float, float, float, float]
+"""Left, top, right and bottom of a rectangle, as fractions of an upright image."""
+Polygon = Sequence[tuple[float, float]]
+"""x and y of each corner, as fractions of an upright image."""
+
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+NEUTRAL = 128
+"""The middle grey, in each channel, of what is painted over."""
+
 _SHARPNESS_SIZE = 448
 _SHOWN_SIZE = 2_560
 _THUMBNAIL_SIZE = 160
@@ -60,36 +70,45 @@ class DecodedImage:
     """One image, ready for the model."""
 
     pixels: NDArray[np.uint8]
-    """`(S, S, 3)` uint8 RGB, upright, squeezed to the square whatever the aspect ratio."""
+    """`(S, S, 3)` uint8 RGB, the upright region squeezed to the square, whatever its shape."""
     width: int
     """Width of the upright image in pixels, before any scaling."""
     height: int
     """Height of the upright image in pixels, before any scaling."""
     sharpness: float
-    """See `sharpness_of`, measured at 448 x 448; larger is sharper."""
+    """See `sharpness_of`, measured on the region at 448 x 448; larger is sharper."""
     thumbnail: bytes
-    """See `make_thumbnail`."""
+    """See `make_thumbnail`; of the whole image, whatever the region and the masks."""
 
 
-def decode_image(content: bytes, *, image_size: int, max_pixels: int) -> DecodedImage:
+def decode_image(
+    content: bytes,
+    *,
+    image_size: int,
+    max_pixels: int,
+    region: Region = WHOLE,
+    masks: Sequence[Polygon] = (),
+) -> DecodedImage:
     """Decode anything Pillow can open into the square that VGG16 sees.
 
     The first frame of an animation counts. EXIF orientation is applied, transparency is laid over
     white, 16-bit and floating-point samples are scaled to 8 bits. Large JPEGs are decoded at a
-    reduced scale that still is at least twice the square's side; it moves a feature by at most
-    0.0005 in cosine distance.
+    reduced scale at which the region still is at least twice the square's side; it moves a feature
+    by at most 0.0005 in cosine distance.
 
     Args:
         content: The whole file.
         image_size: Side `S` of the square, in pixels.
         max_pixels: Largest width times height that is decoded.
+        region: What of the upright image becomes the square; at least one pixel of it.
+        masks: What of the upright image is painted in neutral grey before.
 
     Raises:
         UnreadableImageError: The bytes are no image, are truncated or broken, or hold more pixels
             than allowed. The message is the same for the same bytes.
     """
     with _readable(content, max_pixels) as image:
-        return _decode(image, image_size)
+        return _decode(image, image_size, region, masks)
 
 
 def make_thumbnail(content: bytes, *, max_pixels: int) -> bytes:
@@ -154,29 +173,101 @@ def _readable(content: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise UnreadableImageError(_one_line(error)) from None
 
 
-def _decode(image: Image.Image, image_size: int) -> DecodedImage:
+def _decode(
+    image: Image.Image, image_size: int, region: Region, masks: Sequence[Polygon]
+) -> DecodedImage:
     width, height = image.size
     orientation = _orientation(image)
+    is_whole = region == WHOLE and not masks
     with _turn(image):
         smallest = max(2 * image_size, _SHARPNESS_SIZE)
-        image.draft(None, (smallest, smallest))  # a no-op for everything but JPEG
+        # A no-op for everything but JPEG.
+        image.draft(None, _size_for_region(smallest, region, orientation))
         rgb = _to_rgb(image)
-        square = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        luma = rgb.convert("L").resize(
+        # A small square is turned faster than a large image, but a region is one of upright images.
+        part = rgb if is_whole else _cut_out(_upright(rgb, orientation), region, masks)
+        square = part.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        luma = part.convert("L").resize(
             (_SHARPNESS_SIZE, _SHARPNESS_SIZE), Image.Resampling.BILINEAR
         )
     if orientation in _ORIENTATIONS_THAT_TRANSPOSE:
         width, height = height, width
     return DecodedImage(
-        pixels=np.asarray(_upright(square, orientation)),
+        pixels=np.asarray(_upright(square, orientation) if is_whole else square),
         width=width,
         height=height,
         sharpness=sharpness_of(np.asarray(luma)),
         # The square has all that a thumbnail shows, and is a fraction of the work.
         thumbnail=_thumbnail(
-            square if image_size >= _THUMBNAIL_SIZE else rgb, image.size, orientation
+            square if is_whole and image_size >= _THUMBNAIL_SIZE else rgb, image.size, orientation
         ),
     )
+
+
+def unpainted(image_size: int, region: Region, masks: Sequence[Polygon]) -> NDArray[np.bool_]:
+    """Tell which pixels of the square of a region show nothing of the masks.
+
+    Args:
+        image_size: Side `S` of the square, in pixels.
+        region: As for `decode_image`.
+        masks: As for `decode_image`.
+
+    Returns:
+        `(S, S)` bool.
+    """
+    left, top, right, bottom = region
+    square = Image.new("L", (image_size, image_size), 255)
+    pencil = ImageDraw.Draw(square)
+    for mask in masks:
+        corners = [
+            ((x - left) / (right - left) * image_size, (y - top) / (bottom - top) * image_size)
+            for x, y in mask
+        ]
+        pencil.polygon(corners, fill=0)
+    # Where a pixel is part of both, it is neither.
+    return np.asarray(square.filter(ImageFilter.MinFilter(3))) > 0
+
+
+def _size_for_region(smallest: int, region: Region, orientation: int) -> tuple[int, int]:
+    """The size of the image, as it is stored, at which its region has a smallest side."""
+    left, top, right, bottom = region
+    width, height = math.ceil(smallest / (right - left)), math.ceil(smallest / (bottom - top))
+    return (height, width) if orientation in _ORIENTATIONS_THAT_TRANSPOSE else (width, height)
+
+
+def _cut_out(upright: Image.Image, region: Region, masks: Sequence[Polygon]) -> Image.Image:
+    """Cut the region out of an upright image and paint the masks in it."""
+    width, height = upright.size
+    left = min(round(region[0] * width), width - 1)
+    top = min(round(region[1] * height), height - 1)
+    right, bottom = round(region[2] * width), round(region[3] * height)
+    part = upright.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+    pencil = ImageDraw.Draw(part)
+    for mask in masks:
+        corners = [(x * width - left, y * height - top) for x, y in mask]
+        pencil.polygon(corners, fill=(NEUTRAL, NEUTRAL, NEUTRAL))
+    return part
+
+
+def as_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Write pixels as a PNG.
+
+    Args:
+        pixels: `(H, W, 3)` uint8 RGB.
+    """
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return png.getvalue()
+
+
+def from_png(content: bytes) -> NDArray[np.uint8]:
+    """Read the `(H, W, 3)` uint8 RGB pixels of a PNG that `as_png` wrote.
+
+    Raises:
+        UnreadableImageError: It is damaged.
+    """
+    with _readable(content, max_pixels=Image.MAX_IMAGE_PIXELS or 0) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _thumbnail(rgb: Image.Image, size: tuple[int, int], orientation: int) -> bytes:

@@ -16,6 +16,7 @@ from tasks.runs import Run, read_features
 from tasks.stage01_list_images import image_id
 from tasks.stage03_embed_shard import embed_images, embed_pixels
 from tasks.storage import StoredFile
+from tasks.views import View, view_of
 
 Origin = Literal["run", "feature store", "embedded now"]
 Found = tuple[Origin, str, Feature]
@@ -55,7 +56,8 @@ def look_up(
         run: Run whose images are looked at first.
 
     Raises:
-        SourceError: There is no such image, or several images have that name.
+        SourceError: There is no such image, several images have that name, or only what differs
+            from a background is compared, and the run has not compared this one.
         UnreadableImageError: It cannot be decoded.
         EngineError: This machine does not compute in the number format.
     """
@@ -66,7 +68,9 @@ def look_up(
     if found is None:
         if file is None:
             raise SourceError(f"expected an image, found nothing: {url}")
-        found = _from_store(file, config, workspace_url) or _embed(url, file, config, run)
+        view = _view_of(url, config, run)
+        found = _from_store(file, config, view, workspace_url)
+        found = found or _embed(url, file, config, view, run)
     origin, sha256, feature = found
     asked = AskedImage(
         url=storage.printable(url),
@@ -125,12 +129,27 @@ def _from_run(run: Run | None, row: dict[str, Any] | None, file: StoredFile | No
     return "run", row["sha256"], read_features(run.features_url, [row["item_id"]])[0]
 
 
-def _from_store(file: StoredFile, config: DedupConfig, workspace_url: str | None) -> Found | None:
+def _view_of(url: str, config: DedupConfig, run: Run | None) -> View:
+    """What is compared of an image of which the run has no feature."""
+    partition = _partition_of(url, run)
+    settings = config.view if partition is None else config.of_partition(partition).view
+    if settings.compare == "scene":
+        raise SourceError(
+            "expected an image whose feature the run has, because it compares what differs from "
+            f"the background of a night: {storage.printable(url)}"
+        )
+    return view_of(settings)
+
+
+def _from_store(
+    file: StoredFile, config: DedupConfig, view: View, workspace_url: str | None
+) -> Found | None:
     if workspace_url is None or not file.is_name_valid:
         return None
     store = store_url(storage.absolute_url(workspace_url), config.features)
     name = image_id(file.url, file.size_bytes, file.etag)
-    rows = read_image_rows(store, pa.chunked_array([[name]]))
+    views = pa.array([view.name])
+    rows = read_image_rows(store, pa.chunked_array([[name]]), views=views)
     rows = rows.filter(pc.is_null(rows["error"]))
     if not rows.num_rows:
         return None
@@ -138,7 +157,7 @@ def _from_store(file: StoredFile, config: DedupConfig, workspace_url: str | None
     return "feature store", rows["sha256"][0].as_py(), features[0]
 
 
-def _embed(url: str, file: StoredFile, config: DedupConfig, run: Run | None) -> Found:
+def _embed(url: str, file: StoredFile, config: DedupConfig, view: View, run: Run | None) -> Found:
     if not file.is_regular:
         raise SourceError(f"expected an image, found a folder or a device: {file.url}")
     image = {"image_id": "", "url": url, "size_bytes": file.size_bytes, "etag": "", "camera": ""}
@@ -152,6 +171,7 @@ def _embed(url: str, file: StoredFile, config: DedupConfig, run: Run | None) -> 
             settings=config.features,
             batch_size=1,
             memo=feature_memo(feature_fingerprint(config.features)),
+            view_of=lambda _: view,
         )
     except EngineError as error:
         whose = "" if run is None else f"the features of run {run.run_id} cannot be computed here: "

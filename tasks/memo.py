@@ -15,6 +15,8 @@ Pixels = NDArray[np.uint8]
 Feature = NDArray[np.float32]
 Embed = Callable[[Pixels], Feature]
 """`(N, S, S, 3)` uint8 RGB to `(N, 512)` float32 features."""
+Seen = tuple[str | None, ...]
+"""What went through the model: SHA-256 of a content, the view of it, and its background."""
 
 _creation_lock = threading.Lock()
 
@@ -23,33 +25,33 @@ MAX_CONTENTS = 16_384
 
 
 class FeatureMemo:
-    """What contents of the same SHA-256 gave. One thread embeds at a time."""
+    """What contents gave in one view. One thread embeds at a time."""
 
     def __init__(self, max_contents: int = MAX_CONTENTS) -> None:
         self._max_contents = max_contents
-        self._features: dict[str, Feature] = {}
+        self._features: dict[Seen, Feature] = {}
         self._lock = threading.Lock()
 
-    def get(self, sha256: str) -> Feature | None:
-        """The `(512,)` feature of a content, or None if it is not known here."""
-        return self._features.get(sha256)
+    def get(self, seen: Seen) -> Feature | None:
+        """The `(512,)` feature of a content in a view, or None if it is not known here."""
+        return self._features.get(seen)
 
-    def embed(self, batch: Mapping[str, Pixels], embed: Embed) -> dict[str, Feature]:
+    def embed(self, batch: Mapping[Seen, Pixels], embed: Embed) -> dict[Seen, Feature]:
         """Embed what is not known by the time that it is this thread's turn.
 
         Args:
-            batch: `(S, S, 3)` pixels by SHA-256 of the content.
+            batch: `(S, S, 3)` pixels by what they are.
             embed: Gives the features of pixels.
 
         Returns:
-            The `(512,)` feature of every content of the batch.
+            The `(512,)` feature of all of the batch.
         """
         with self._lock:
-            known = {sha256: self._features[sha256] for sha256 in batch if sha256 in self._features}
-            unknown = [sha256 for sha256 in batch if sha256 not in known]
+            known = {seen: self._features[seen] for seen in batch if seen in self._features}
+            unknown = [seen for seen in batch if seen not in known]
             if not unknown:
                 return known
-            features = embed(np.stack([batch[sha256] for sha256 in unknown]))
+            features = embed(np.stack([batch[seen] for seen in unknown]))
             found = dict(zip(unknown, features, strict=True))
             self._features |= found
             for oldest in list(self._features)[: -self._max_contents]:

@@ -10,7 +10,7 @@ from tasks.errors import ArtifactError
 FEATURE_DIM = 512
 """Length of a feature: the channels of VGG16's last convolution block."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised when the columns or meaning of an artifact change, so that older ones are not mixed in."""
 
 MANIFEST_VERSION = 3
@@ -38,6 +38,8 @@ SHARD = pa.schema(
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string(), nullable=False),
         pa.field("camera", pa.string(), nullable=False),
+        pa.field("captured_at", _TIME, nullable=False),
+        pa.field("view", pa.string()),
     ]
 )
 
@@ -47,6 +49,8 @@ FEATURES = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("etag", pa.string(), nullable=False),
+        pa.field("view", pa.string()),
+        pa.field("background", pa.string()),
         pa.field("sha256", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
@@ -62,6 +66,8 @@ FEATURES = pa.schema(
 IMAGES = pa.schema(
     [
         *INVENTORY,
+        pa.field("view", pa.string()),
+        pa.field("background", pa.string()),
         pa.field("item_id", pa.int32()),
         pa.field("sha256", pa.string()),
         pa.field("width", pa.int32()),
@@ -126,6 +132,7 @@ LIBRARY = pa.schema(
         pa.field("etag", pa.string(), nullable=False),
         pa.field("camera", pa.string(), nullable=False),
         pa.field("captured_at", _TIME, nullable=False),
+        pa.field("view", pa.string()),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("feature", pa.list_(pa.float32(), FEATURE_DIM), nullable=False),
     ]
@@ -139,6 +146,7 @@ MATCHES = pa.schema(
         pa.field("keeper_size_bytes", pa.int64(), nullable=False),
         pa.field("keeper_etag", pa.string(), nullable=False),
         pa.field("keeper_sha256", pa.string(), nullable=False),
+        pa.field("keeper_view", pa.string()),
         pa.field("distance", pa.float32()),
     ]
 )

@@ -17,6 +17,7 @@ from tasks.feature_store import gate_name, settled_image_ids, store_url
 from tasks.references import Inventory, Shard
 from tasks.schemas import INVENTORY, SHARD, fingerprint
 from tasks.stage import stage
+from tasks.views import view_names
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
             "nothing that earlier nights kept is compared with",
             "; ".join(differences),
         )
-    settled = settled_image_ids(store, listed["image_id"], gate_name(config))
-    pending = pending_images(listed, settled)
+    views = view_names(listed["camera"], config)
+    settled = settled_image_ids(store, listed["image_id"], gate_name(config), views=views)
+    pending = pending_images(listed, views, settled)
     logger.info(
         "%d of %d images are embedded already, %d to go",
         inventory.num_images - pending.num_rows,
@@ -52,16 +54,17 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
         lengths = shard_lengths(chain_lengths(pending["camera"].to_pylist()), shard_size)
     else:
         lengths = equal_lengths(pending.num_rows, shard_size)
-    plan_id = fingerprint(pending["image_id"].to_pylist(), lengths)
+    plan_id = fingerprint(pending["image_id"].to_pylist(), pending["view"].to_pylist(), lengths)
     url = storage.join(workspace_url, "nights", inventory.night_id, f"plan-{plan_id}.parquet")
     return publish_plan(url, pending, lengths)
 
 
-def pending_images(listed: pa.Table, settled: pa.ChunkedArray) -> pa.Table:
+def pending_images(listed: pa.Table, views: pa.ChunkedArray, settled: pa.ChunkedArray) -> pa.Table:
     """Select the images that must be embedded, in the order of the inventory.
 
     Args:
         listed: Table of `schemas.INVENTORY`.
+        views: Name of the view of each image.
         settled: image_ids that need no further look.
 
     Returns:
@@ -69,8 +72,9 @@ def pending_images(listed: pa.Table, settled: pa.ChunkedArray) -> pa.Table:
     """
     done = pc.is_in(listed["image_id"], value_set=settled)
     readable_name = pc.is_null(listed["error"])
+    listed = listed.append_column("view", views)
     pending = listed.filter(pc.and_(readable_name, pc.invert(done)))
-    return pending.select(SHARD.names).replace_schema_metadata(None)
+    return pending.select(SHARD.names).cast(SHARD).replace_schema_metadata(None)
 
 
 def images_per_shard(num_images: int, wanted: int) -> int:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,13 @@ from tasks.feature_store import (
 )
 from tasks.images import decode_image
 from tasks.machine import named_format
-from tasks.memo import Embed, Feature, FeatureMemo, Pixels, feature_memo
+from tasks.memo import Embed, Feature, FeatureMemo, Pixels, Seen, feature_memo
 from tasks.references import FeatureFile, Shard
 from tasks.schemas import FEATURES, fingerprint
 from tasks.stage import stage
 from tasks.stage02_plan_shards import read_shard
 from tasks.vgg16 import normalize_features, pool_maps, usual_batch_size, vgg16_maps
+from tasks.views import WHOLE_IMAGE, View, open_view, whole_images
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ Row = dict[str, Any]
 
 Read = Callable[[str], bytes]
 """The bytes of a URL."""
+
+ViewOf = Callable[[str], View]
+"""The view of a partition."""
 
 READERS_PER_SHARD = 2
 """Threads that read and decode while the shard before them waits for the model."""
@@ -59,12 +64,15 @@ def embed_shard(shard: Shard, config: DedupConfig) -> FeatureFile:
         batch_size=config.execution.batch_size or usual_batch_size(config.features.engine),
         memo=feature_memo(feature_fingerprint(config.features)),
         gate=change_gate(config.gate),
+        view_of=lru_cache(
+            lambda partition: open_view(partition, shard.plan_url.rpartition("/")[0], config)
+        ),
     )
     table = pa.Table.from_pylist(rows, schema=FEATURES)
     table = table.replace_schema_metadata(feature_metadata(config.features, gate_name(config)))
     workspace_url = storage.absolute_url(config.workspace_url)
     # Named by its images: the same shard, tried again, replaces its own file and no other.
-    name = f"{fingerprint([image['image_id'] for image in images])}.parquet"
+    name = f"{fingerprint([[image['image_id'], image['view']] for image in images])}.parquet"
     url = storage.join(store_url(workspace_url, config.features), name)
     storage.publish_table(url, table)
     num_unreadable = len(rows) - table["error"].null_count
@@ -123,6 +131,7 @@ def embed_images(
     batch_size: int,
     memo: FeatureMemo,
     gate: ChangeGate | None = None,
+    view_of: ViewOf = whole_images,
 ) -> list[Row]:
     """Embed images in full batches of what is readable, each content once.
 
@@ -134,6 +143,7 @@ def embed_images(
         batch_size: Images in one batch; the last one may have fewer.
         memo: Features that are known already.
         gate: Says which images take the feature of an earlier one of the shard.
+        view_of: Gives the view of a partition.
 
     Returns:
         One row of `schemas.FEATURES` per image, in the same order; an unreadable image's has its
@@ -143,9 +153,9 @@ def embed_images(
         OSError: An image could not be read for a reason that is not the image's own.
     """
     rows: list[Row] = []
-    features: dict[str, Feature] = {}
-    batch: dict[str, Pixels] = {}
-    for row, pixels in read_ahead(images, read, settings, num_ahead=batch_size):
+    features: dict[Seen, Feature] = {}
+    batch: dict[Seen, Pixels] = {}
+    for row, pixels in read_ahead(images, read, settings, num_ahead=batch_size, view_of=view_of):
         rows.append(row)
         if gate is not None:
             row["stands_on"] = gate.base_of(row["image_id"], row["camera"], pixels)
@@ -153,21 +163,26 @@ def embed_images(
                 continue
         if pixels is None:
             continue
-        known = memo.get(row["sha256"])
+        known = memo.get(seen_of(row))
         if known is not None:
-            features[row["sha256"]] = known
-        elif row["sha256"] not in features:
-            batch[row["sha256"]] = pixels
+            features[seen_of(row)] = known
+        elif seen_of(row) not in features:
+            batch[seen_of(row)] = pixels
         if len(batch) == batch_size:
             features |= memo.embed(batch, embed)
             batch = {}
     if batch:
         features |= memo.embed(batch, embed)
     for row in rows:
-        row["feature"] = features.get(row["sha256"])
+        row["feature"] = features.get(seen_of(row))
     if gate is not None:
         fill_stand_ins(rows, gate.is_sample)
     return rows
+
+
+def seen_of(row: Row) -> Seen:
+    """What of an image goes through the model; equal ones have one feature."""
+    return row["sha256"], row["view"], row["background"]
 
 
 def fill_stand_ins(rows: Sequence[Row], is_sample: Callable[[str], bool]) -> None:
@@ -192,7 +207,12 @@ def fill_stand_ins(rows: Sequence[Row], is_sample: Callable[[str], bool]) -> Non
 
 
 def read_ahead(
-    images: Sequence[Row], read: Read, settings: FeatureSettings, *, num_ahead: int
+    images: Sequence[Row],
+    read: Read,
+    settings: FeatureSettings,
+    *,
+    num_ahead: int,
+    view_of: ViewOf = whole_images,
 ) -> Iterator[tuple[Row, Pixels | None]]:
     """Read and decode images in order, some of them before they are asked for.
 
@@ -201,6 +221,7 @@ def read_ahead(
         read: Gives the bytes of a URL.
         settings: Limits and size of the decoded images.
         num_ahead: Decoded images that may wait to be asked for.
+        view_of: Gives the view of a partition.
 
     Yields:
         What `read_image` returns for each image.
@@ -209,7 +230,8 @@ def read_ahead(
     pending: deque[Future[tuple[Row, Pixels | None]]] = deque()
     try:
         for image in images:
-            pending.append(pool.submit(read_image, image, read, settings))
+            view = view_of(image["camera"])
+            pending.append(pool.submit(read_image, image, read, settings, view))
             if len(pending) > num_ahead:
                 yield pending.popleft().result()
         while pending:
@@ -218,14 +240,16 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def read_image(image: Row, read: Read, settings: FeatureSettings) -> tuple[Row, Pixels | None]:
-    """Read and decode one image.
+def read_image(
+    image: Row, read: Read, settings: FeatureSettings, view: View = WHOLE_IMAGE
+) -> tuple[Row, Pixels | None]:
+    """Read and decode one image, and turn it into what is compared of it.
 
     Returns:
         Its row, still without a feature, and its `(S, S, 3)` uint8 pixels, or None with the
         reason in the row's `error`.
     """
-    row: Row = dict.fromkeys(FEATURES.names) | image
+    row: Row = dict.fromkeys(FEATURES.names) | image | {"view": view.name}
     if image["size_bytes"] > settings.max_file_bytes:
         size = image["size_bytes"]
         row["error"] = f"file of {size} bytes, at most {settings.max_file_bytes} are read"
@@ -238,7 +262,11 @@ def read_image(image: Row, read: Read, settings: FeatureSettings) -> tuple[Row, 
     row["sha256"] = hashlib.sha256(content).hexdigest()
     try:
         decoded = decode_image(
-            content, image_size=settings.image_size, max_pixels=settings.max_image_pixels
+            content,
+            image_size=settings.image_size,
+            max_pixels=settings.max_image_pixels,
+            region=view.region,
+            masks=view.masks,
         )
     except UnreadableImageError as error:
         row["error"] = str(error)
@@ -249,4 +277,5 @@ def read_image(image: Row, read: Read, settings: FeatureSettings) -> tuple[Row, 
         sharpness=decoded.sharpness,
         thumbnail=decoded.thumbnail,
     )
-    return row, decoded.pixels
+    row["background"] = view.background and view.background.digest
+    return row, view.of(decoded.pixels)

@@ -11,6 +11,7 @@ from tasks.feature_store import gate_name, read_gate_rows, store_url
 from tasks.references import GateCheck, Inventory
 from tasks.schemas import INVENTORY
 from tasks.stage import stage
+from tasks.views import view_names
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +19,10 @@ logger = logging.getLogger(__name__)
 @stage("check_gate")
 def check_gate(inventory: Inventory, config: DedupConfig) -> GateCheck:
     """Measure the error of the gate over the night and decide whether to trust it."""
-    listed = storage.read_table(inventory.url, INVENTORY, ["image_id"])
+    listed = storage.read_table(inventory.url, INVENTORY, ["image_id", "camera"])
     store = store_url(storage.absolute_url(config.workspace_url), config.features)
-    rows = read_gate_rows(store, listed["image_id"], gate_name(config))
+    views = view_names(listed["camera"], config)
+    rows = read_gate_rows(store, listed["image_id"], gate_name(config), views=views)
     check = gate_check(rows, max_error=config.gate.max_error)
     logger.info(
         "gate: %d frames stand on another, largest error of %d samples %s, allowed %g",

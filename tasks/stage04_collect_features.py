@@ -20,6 +20,7 @@ from tasks.schemas import FEATURE_DIM, IMAGES, INVENTORY, ITEMS, SCHEMA_VERSION,
 from tasks.stage import stage
 from tasks.stage01_list_images import rows_digest
 from tasks.verdicts import Verdicts, read_verdicts
+from tasks.views import view_names
 from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,17 @@ def collect_features(
     source_url = storage.absolute_url(config.source_url)
     store = store_url(workspace_url, config.features)
     listed = storage.read_table(inventory.url, INVENTORY)
-    rows = read_image_rows(store, listed["image_id"], gate_name(config) if is_gated else None)
-    images = image_table(listed, rows)
+    views = view_names(listed["camera"], config)
+    gate_of_night = gate_name(config) if is_gated else None
+    rows = read_image_rows(store, listed["image_id"], gate_of_night, views=views)
+    images = image_table(listed, views, rows)
     readable = images.filter(pc.is_valid(images["item_id"]))
 
     settings = config.deciding_settings()
     versions = [WEIGHTS_DIGEST, DECISION_VERSION, SCHEMA_VERSION]
     read = rows_digest(
-        images, ["url", "etag", "camera", "captured_at", "sha256", "error", "stands_on"]
+        images,
+        ["url", "etag", "camera", "captured_at", "background", "sha256", "error", "stands_on"],
     )
     checked = None if gate is None else asdict(gate)
     earlier = None if library is None else library.names
@@ -131,11 +135,12 @@ def publish_verdicts(verdicts: Verdicts, run_url: str, undisputed_id: str) -> He
     return Heeded(url=url, digest=verdicts.digest, of_run=undisputed_id)
 
 
-def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
+def image_table(listed: pa.Table, views: pa.ChunkedArray, rows: pa.Table) -> pa.Table:
     """Join the inventory with what was found out about its images.
 
     Args:
         listed: Table of `schemas.INVENTORY`.
+        views: Name of the view of each image.
         rows: Table of `schemas.FEATURES` without `feature`, at most one row per image.
 
     Returns:
@@ -151,7 +156,8 @@ def image_table(listed: pa.Table, rows: pa.Table) -> pa.Table:
     items = np.full(images.num_rows, -1, np.int32)
     items[order] = np.arange(len(order))
     images = images.append_column("item_id", pa.array(items, mask=items < 0))
-    for name in ("sha256", "width", "height", "sharpness", "stands_on"):
+    images = images.append_column("view", views)
+    for name in ("background", "sha256", "width", "height", "sharpness", "stands_on"):
         images = images.append_column(name, learned[name])
     return images.sort_by("url").select(IMAGES.names).cast(IMAGES)
 

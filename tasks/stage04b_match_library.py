@@ -22,6 +22,7 @@ from tasks.comparisons import (
     are_within,
     pair_distances,
 )
+from tasks.feature_store import same_values
 from tasks.library import ROWS_PER_GROUP, features_of, iterate_segments
 from tasks.partitions import eps_of
 from tasks.references import Collection, Library, Matches
@@ -45,7 +46,7 @@ def match_library(
     images = storage.read_table(collection.images_url, IMAGES)
     items = images.filter(pc.is_valid(images["item_id"])).sort_by("item_id")
     features = open_features(collection.features_url)
-    known = find_known(library, items["image_id"])
+    known = find_known(library, items)
     is_known = np.array([image_id in known for image_id in items["image_id"].to_pylist()], bool)
     with blas.one_thread():
         twins = find_twins(
@@ -87,12 +88,25 @@ def horizons(items: pa.Table, config: DedupConfig) -> pa.Array:
     return pa.array(found, items.schema.field("captured_at").type).take(pa.array(each, pa.int64()))
 
 
-def find_known(library: Library, image_ids: pa.ChunkedArray) -> dict[str, Row]:
-    """Find the images that are in the library themselves: their rows there, by image_id."""
+def find_known(library: Library, items: pa.Table) -> dict[str, Row]:
+    """Find the images that are in the library themselves, even in another view than now.
+
+    Args:
+        library: What earlier nights kept.
+        items: Rows of `schemas.IMAGES`.
+
+    Returns:
+        Their rows there, by image_id; that of the view of now, if there is one.
+    """
+    columns = (items[name].to_pylist() for name in ("image_id", "view"))
+    view_of = dict(zip(*columns, strict=True))
     found: dict[str, Row] = {}
     for rows in iterate_segments(library, _IDENTITY):
-        for row in rows.filter(pc.is_in(rows["image_id"], value_set=image_ids)).to_pylist():
-            found.setdefault(row["image_id"], row)
+        is_ours = pc.is_in(rows["image_id"], value_set=items["image_id"])
+        for row in rows.filter(is_ours).to_pylist():
+            image_id, is_view = row["image_id"], row["view"] == view_of[row["image_id"]]
+            if image_id not in found or (is_view and found[image_id]["view"] != row["view"]):
+                found[image_id] = row
     return found
 
 
@@ -108,8 +122,8 @@ def find_twins(
     """Find for each image the nearest one that an earlier night kept, by comparing all.
 
     Of equally near ones it is an image of this night, or else the one that was kept first. Only
-    images of one partition and of one kind of store are compared: nothing could look after a twin
-    on another. Images of the night are in the partition that the night puts them in.
+    images of one partition, one view and one kind of store are compared: nothing could look after a
+    twin on another. Images of the night are in the partition that the night puts them in.
 
     Args:
         library: What earlier nights kept.
@@ -128,9 +142,12 @@ def find_twins(
     ranges = named_ranges(items["camera"])
     eps_of_each = np.broadcast_to(eps, len(features))
     is_ours = pa.array(list(ranges), pa.string())
+    views = items["view"].take(pa.array([start for start, _ in ranges.values()], pa.int64()))
     known = known_rows(features, items, np.flatnonzero(is_known))
     for candidates in chain(known, strange_rows(library, items)):
-        rows = candidates.filter(pc.is_in(candidates["camera"], is_ours))
+        camera = pc.index_in(candidates["camera"], value_set=is_ours)
+        is_seen_alike = same_values(candidates["view"], views.take(camera))
+        rows = candidates.filter(pc.and_(pc.is_valid(camera), is_seen_alike))
         for first, last in partition_ranges(rows["camera"].combine_chunks()):
             of_camera = rows.slice(first, last - first)
             start, stop = ranges[of_camera["camera"][0].as_py()]
@@ -242,7 +259,7 @@ def match_table(known: dict[str, Row], twins: dict[str, Row]) -> pa.Table:
         {"image_id": image_id, "distance": row.get("distance")}
         | {
             f"keeper_{name}": row[name]
-            for name in ("image_id", "url", "size_bytes", "etag", "sha256")
+            for name in ("image_id", "url", "size_bytes", "etag", "sha256", "view")
         }
         for image_id, row in sorted((known | twins).items())
     ]

@@ -8,9 +8,18 @@ import pyarrow.compute as pc
 from config import DedupConfig
 from tasks import storage
 from tasks.cells import open_features
+from tasks.feature_store import same_values
 from tasks.library import ROWS_PER_GROUP, library_url, segment_name, segment_names
 from tasks.references import Collection, Inventory, Manifest
-from tasks.schemas import FEATURE_DIM, IMAGES, KNOWN, LIBRARY, MANIFEST, SCHEMA_VERSION
+from tasks.schemas import (
+    FEATURE_DIM,
+    IMAGES,
+    KNOWN,
+    LIBRARY,
+    MANIFEST,
+    MATCHES,
+    SCHEMA_VERSION,
+)
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
@@ -41,9 +50,12 @@ def publish_segment(
     url = storage.join(folder_url, name)
     if name in names:
         return url
+    matches_url = storage.join(manifest.run_url, "matches.parquet")
+    has_matches = storage.exists(matches_url)
     kept = kept_images(
         storage.read_table(manifest.url, MANIFEST),
         storage.read_table(collection.images_url, IMAGES),
+        storage.read_table(matches_url, MATCHES) if has_matches else MATCHES.empty_table(),
     )
     features = open_features(collection.features_url)[kept["item_id"].to_numpy()]
     table = pa.table(
@@ -64,20 +76,26 @@ def publish_segment(
     return url
 
 
-def kept_images(manifest: pa.Table, images: pa.Table) -> pa.Table:
+def kept_images(manifest: pa.Table, images: pa.Table, matches: pa.Table) -> pa.Table:
     """Choose the images that later nights are compared with.
 
-    They are all that stay, except those that the library has already, and frames that stand on
-    another: their own feature is not known.
+    They are all that stay, except those that the library has already in the very view, and frames
+    that stand on another: their own feature is not known.
 
     Args:
         manifest: Table of `schemas.MANIFEST`.
         images: Table of `schemas.IMAGES`, of all images of the run.
+        matches: Table of `schemas.MATCHES`.
 
     Returns:
         Rows of `schemas.IMAGES`, sorted by camera and URL.
     """
-    is_new = pc.and_(pc.equal(manifest["action"], "keep"), pc.not_equal(manifest["reason"], KNOWN))
-    kept = images.filter(pc.is_in(images["url"], value_set=manifest["url"].filter(is_new)))
+    stays = manifest.filter(pc.equal(manifest["action"], "keep"))
+    known = stays["url"].filter(pc.equal(stays["reason"], KNOWN))
+    kept = images.filter(pc.is_in(images["url"], value_set=stays["url"]))
+    position = pc.index_in(kept["image_id"], value_set=matches["image_id"])
+    is_seen_alike = same_values(matches["keeper_view"].take(position), kept["view"])
+    is_known = pc.is_in(kept["url"], value_set=known)
+    kept = kept.filter(pc.invert(pc.and_(is_known, is_seen_alike)))
     own = kept.filter(pc.is_null(kept["stands_on"]))
     return own.sort_by([("camera", "ascending"), ("url", "ascending")])

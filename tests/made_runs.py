@@ -24,6 +24,7 @@ from tasks.stage08_choose_keepers import choose_keepers
 from tasks.stage09_write_manifest import write_manifest
 from tasks.stage11_build_index import build_index
 from tasks.stores import store_of
+from tasks.views import view_of
 
 FEATURES_OF_TESTS = {"image_size": 32, "dtype": "float32"}
 """The fewest pixels that VGG16 takes, for what a test has embedded after all."""
@@ -119,7 +120,8 @@ def fill_store(
             "etag": file.etag,
             "camera": "",
         }
-        row, pixels = read_image(image, storage.read_bytes, config.features)
+        view = view_of(config.view)
+        row, pixels = read_image(image, storage.read_bytes, config.features, view)
         if pixels is not None:
             base = stands_on.get(file.relative_path, file.relative_path)
             row["feature"] = on_circle(degrees[base])

@@ -209,7 +209,7 @@ def test_deciding_settings_hold_no_url_and_no_execution() -> None:
         "gate": {"enabled": False, "max_change": 16, "max_error": 0.02, "sample_fraction": 0.05},
         "neighbors": {
             "eps": 0.05,
-            "scene_eps": 0.05,
+            "scene_eps": 0.03,
             "exact_up_to": 20_000,
             "min_recall": 0.999,
             "num_recall_samples": 1_000,

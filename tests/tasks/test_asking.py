@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from config import load_config
 from tasks import storage, vgg16
@@ -99,6 +100,34 @@ def test_what_changed_since_the_run_is_another_image(tmp_path: Path) -> None:
     Path(made.url("1.png").removeprefix("file://")).write_bytes(b"no image")
     with pytest.raises(UnreadableImageError, match="cannot read the image: not an image"):
         neighbors(made, "1.png")
+
+
+def test_stray_image_is_seen_as_the_images_of_the_run_are(tmp_path: Path) -> None:
+    region = {"region": [0.0, 0.0, 0.5, 0.5]}
+    made = make_run(str(tmp_path), {"0.png": 0, "1.png": 5}, view=region)
+    half = Image.new("RGB", (40, 40), (255, 0, 0))
+    half.paste((0, 0, 255), (0, 0, 20, 20))
+    half.save(tmp_path / "half.png")
+    Image.new("RGB", (40, 40), (0, 0, 255)).save(tmp_path / "blue.png")
+    config = load_config(None, WITHOUT_RUN | {"view": region})
+
+    stray, blue = str(tmp_path / "half.png"), str(tmp_path / "blue.png")
+
+    assert similarity(stray, blue, config=config).distance == 0.0
+    assert similarity(stray, blue, config=load_config(None, WITHOUT_RUN)).distance > 0.01
+    assert neighbors(made, "0.png").image.origin == "run"
+    assert neighbors(made, stray).neighbors[0].distance == pytest.approx(
+        neighbors(made, blue).neighbors[0].distance, abs=1e-6
+    )
+
+
+def test_run_that_compares_scenes_answers_for_its_own_images_only(tmp_path: Path) -> None:
+    made = make_run(str(tmp_path), {"0.png": 0, "1.png": 5}, view={"compare": "scene"})
+    (tmp_path / "stray.png").write_bytes(picture(7))
+
+    assert neighbors(made, "0.png").neighbors[0].url == made.url("1.png")
+    with pytest.raises(SourceError, match="expected an image whose feature the run has"):
+        neighbors(made, str(tmp_path / "stray.png"))
 
 
 def test_frame_that_stands_on_another_is_looked_at_itself(tmp_path: Path) -> None:

@@ -118,6 +118,17 @@ def test_merged_files_hold_images_that_lie_side_by_side(tmp_path: Path) -> None:
     ]
 
 
+def test_every_view_of_an_image_stays(tmp_path: Path) -> None:
+    store = store_url(storage.absolute_url(str(tmp_path)), SETTINGS)
+    write(store, "1", row("a", 1), row("a", 2) | {"view": "v"})
+    write(store, "2", row("a", 3) | {"view": "w"}, row("a", 1))
+    compact_store(store, rows_per_file=5)
+    (merged,) = storage.list_parquet(store)
+    rows = storage.read_table(merged, FEATURES)
+    assert rows["view"].to_pylist() == ["v", "w", None]
+    assert [feature[0] for feature in rows["feature"].to_pylist()] == [2, 3, 1]
+
+
 def test_same_rows_have_the_same_name_however_they_lay(tmp_path: Path) -> None:
     rows = [row("a", 1), row("b", error=GONE), row("c", 3), row("d", 4)]
     found = []

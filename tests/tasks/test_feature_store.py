@@ -210,6 +210,42 @@ def test_rows_are_those_wanted_sorted_and_without_features(place: str) -> None:
     assert rows["error"].to_pylist() == [None, "empty file", None]
 
 
+def test_each_view_of_an_image_is_an_image_of_its_own(place: str) -> None:
+    store = store_url(storage.absolute_url(place), SETTINGS)
+    write(store, "1", row("a", feature=feature_of(1)), row("b", view="v", feature=feature_of(2)))
+    write(store, "2", row("a", view="v", error="empty file"), row("c", view="w"))
+    whole = ids("a", "b", "c")
+
+    def settled_in(*views: str | None) -> list[str]:
+        names = pa.array(views, pa.string())
+        found: list[str] = settled_image_ids(store, whole, views=names).to_pylist()
+        return found
+
+    assert settled_image_ids(store, whole).to_pylist() == ["a"]
+    assert settled_in("v", "v", "v") == ["a", "b"]
+    assert settled_in("w", None, "w") == ["c"]
+
+    views = pa.array([None, "v", "v"], pa.string())
+    rows = read_image_rows(store, whole, views=views)
+    assert rows.select(["image_id", "view", "error"]).to_pylist() == [
+        {"image_id": "a", "view": None, "error": None},
+        {"image_id": "b", "view": "v", "error": None},
+    ]
+    ((_, features),) = list(iterate_features(store, rows.slice(1)))
+    assert features[0, 0] == 2
+
+
+def test_of_two_backgrounds_the_values_decide(tmp_path: Path) -> None:
+    store = store_url(str(tmp_path), SETTINGS)
+    write(store, "1", row("a", view="v", background="cd", feature=feature_of(1)))
+    write(store, "2", row("a", view="v", background="ab", feature=feature_of(2)))
+
+    rows = read_image_rows(store, ids("a"), views=pa.array(["v"]))
+
+    assert rows["background"].to_pylist() == ["ab"]
+    assert next(iterate_features(store, rows))[1][0, 0] == 2
+
+
 def test_no_image_wanted_gives_no_row(tmp_path: Path) -> None:
     write(store_url(str(tmp_path), SETTINGS), "1", row("a"))
     assert read_image_rows(store_url(str(tmp_path), SETTINGS), ids()).num_rows == 0

@@ -38,6 +38,15 @@ def test_only_what_is_not_known_is_embedded() -> None:
     assert {name: feature.tolist() for name, feature in third.items()} == {"c": [3]}
 
 
+def test_content_has_a_feature_for_each_view_and_background() -> None:
+    memo, network = FeatureMemo(), FakeNetwork()
+    seen = {("a", None, None): 1, ("a", "v", None): 2, ("a", "v", "b"): 3}
+
+    memo.embed({name: pixels(red) for name, red in seen.items()}, network)
+
+    assert {name: int(memo.get(name)[0]) for name in seen} == seen  # type: ignore[index]
+
+
 def test_known_content_can_be_asked_for() -> None:
     memo = FeatureMemo()
     assert memo.get("a") is None

@@ -46,7 +46,13 @@ def shard_row(name: str) -> dict[str, Any]:
         "size_bytes": 10,
         "etag": "e",
         "camera": "",
+        "captured_at": datetime(2026, 1, 1, tzinfo=UTC),
+        "view": None,
     }
+
+
+def pending_of(listed: pa.Table, settled: pa.ChunkedArray) -> pa.Table:
+    return pending_images(listed, pa.nulls(listed.num_rows, pa.string()), settled)
 
 
 def published(workspace: str, listed: pa.Table) -> Inventory:
@@ -79,19 +85,19 @@ def ids(*image_ids: str) -> pa.ChunkedArray:
 
 
 def test_pending_images_are_those_not_settled_in_the_order_of_the_inventory() -> None:
-    pending = pending_images(inventory_of("d", "a", "c", "b"), ids("id-a", "id-unknown"))
+    pending = pending_of(inventory_of("d", "a", "c", "b"), ids("id-a", "id-unknown"))
     assert pending.schema.equals(SHARD)
     assert pending.to_pylist() == [shard_row("d"), shard_row("c"), shard_row("b")]
 
 
 def test_images_whose_name_cannot_be_kept_are_not_pending() -> None:
-    pending = pending_images(inventory_of("a", "b", "c", invalid=("b",)), ids())
+    pending = pending_of(inventory_of("a", "b", "c", invalid=("b",)), ids())
     assert pending["image_id"].to_pylist() == ["id-a", "id-c"]
 
 
 def test_nothing_is_pending_when_all_is_settled() -> None:
-    assert pending_images(inventory_of("a"), ids("id-a")).num_rows == 0
-    assert pending_images(inventory_of(), ids()).num_rows == 0
+    assert pending_of(inventory_of("a"), ids("id-a")).num_rows == 0
+    assert pending_of(inventory_of(), ids()).num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_shards_grow_when_there_would_be_more_than_a_thousand(
 
 
 def test_shards_name_the_row_groups_of_the_plan(tmp_path: Path) -> None:
-    pending = pending_images(inventory_of("a", "b", "c", "d", "e"), ids())
+    pending = pending_of(inventory_of("a", "b", "c", "d", "e"), ids())
     url = str(tmp_path / "plan.parquet")
     assert publish_plan(url, pending, [3, 2]) == [
         Shard(url, 0, num_images=3, first_url="s3://bucket/a.jpg"),

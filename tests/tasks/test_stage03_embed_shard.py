@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar
@@ -25,9 +26,13 @@ from tasks.stage02_plan_shards import publish_plan
 from tasks.stage03_embed_shard import change_gate, embed_images, embed_shard, read_ahead, read_image
 
 Row = dict[str, Any]
+NIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = FeatureSettings(image_size=32, max_file_bytes=1_000, max_image_pixels=10_000)
 UNREAD = dict.fromkeys(
-    ("width", "height", "sharpness", "feature", "stands_on", "gate_error", "thumbnail")
+    (
+        *("view", "background", "width", "height", "sharpness", "feature"),
+        *("stands_on", "gate_error", "thumbnail"),
+    )
 )
 
 
@@ -47,7 +52,7 @@ def stored_in(folder: str, files: dict[str, bytes]) -> list[Row]:
     for name, content in files.items():
         url = storage.join(storage.absolute_url(folder), name)
         storage.publish_bytes(url, content)
-        named = {"image_id": f"id-{name}", "url": url, "camera": ""}
+        named = {"image_id": f"id-{name}", "url": url, "camera": "", "captured_at": NIGHT}
         rows.append(named | {"size_bytes": len(content), "etag": "e"})
     return rows
 
@@ -100,11 +105,13 @@ def test_readable_image_becomes_a_whole_row(place: str) -> None:
         "height": 30,
         "sharpness": 0.0,
         "error": None,
+        "view": None,
+        "background": None,
         "stands_on": None,
         "gate_error": None,
         "thumbnail": make_thumbnail(content, max_pixels=SETTINGS.max_image_pixels),
     }
-    assert {*row, "feature"} == {*FEATURES.names, "camera"}
+    assert {*row, "feature"} == {*FEATURES.names, "camera", "captured_at"}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,7 @@ def test_image_of_too_many_pixels_is_a_row_with_an_error(tmp_path: Path) -> None
 
 def test_vanished_image_is_a_row_without_a_digest(place: str) -> None:
     url = storage.join(storage.absolute_url(place), "a.png")
-    image = {"image_id": "id-a", "url": url, "size_bytes": 1, "etag": "e"}
+    image = {"image_id": "id-a", "url": url, "size_bytes": 1, "etag": "e", "camera": ""}
     assert embedded([image], FakeNetwork()) == [
         image | UNREAD | {"sha256": None, "error": "file is gone"}
     ]

@@ -53,8 +53,12 @@ def feature_rows(*rows: Row) -> pa.Table:
     return pa.Table.from_pylist(list(rows), FEATURES).drop_columns("feature")
 
 
+def table_of(listed: pa.Table, rows: pa.Table) -> pa.Table:
+    return image_table(listed, pa.nulls(listed.num_rows, pa.string()), rows)
+
+
 def test_images_are_sorted_by_url_and_items_by_camera_and_url() -> None:
-    images = image_table(
+    images = table_of(
         inventory_of(
             listed("a", "south"), listed("b", "north"), listed("c", "south"), listed("d", "north")
         ),
@@ -65,7 +69,7 @@ def test_images_are_sorted_by_url_and_items_by_camera_and_url() -> None:
 
 
 def test_image_table_joins_what_is_listed_with_what_was_read() -> None:
-    images = image_table(
+    images = table_of(
         inventory_of(
             listed("b", "north"),
             listed("a", "south"),
@@ -80,15 +84,16 @@ def test_image_table_joins_what_is_listed_with_what_was_read() -> None:
             read("not listed"),
         ),
     )
-    unread = dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness", "stands_on"))
+    unseen = {"view": None, "background": None, "stands_on": None}
+    unread = unseen | dict.fromkeys(("item_id", "sha256", "width", "height", "sharpness"))
     assert images.schema.equals(IMAGES)
     assert images.to_pylist() == [
         listed("a", "south")
         | {"item_id": 1, "sha256": "cd", "width": 640, "height": 480, "sharpness": 0.5}
-        | {"stands_on": None},
+        | unseen,
         listed("b", "north")
         | {"item_id": 0, "sha256": "ab", "width": 320, "height": 240, "sharpness": 0.25}
-        | {"stands_on": None},
+        | unseen,
         listed("broken", "north", error="empty file") | unread | {"sha256": "ef"},
         listed("failed", "north", error="not embedded: its shard failed") | unread,
         listed("name", error="file name is not valid UTF-8") | unread,
@@ -96,7 +101,7 @@ def test_image_table_joins_what_is_listed_with_what_was_read() -> None:
 
 
 def test_items_are_dense_whatever_is_unreadable() -> None:
-    images = image_table(
+    images = table_of(
         inventory_of(*(listed(name) for name in "abcdef")),
         feature_rows(*(read(name) for name in "bdf"), read("c", error="empty file")),
     )
@@ -104,7 +109,7 @@ def test_items_are_dense_whatever_is_unreadable() -> None:
 
 
 def test_no_image_gives_an_empty_table() -> None:
-    images = image_table(inventory_of(), feature_rows())
+    images = table_of(inventory_of(), feature_rows())
     assert (images.num_rows, images.schema.equals(IMAGES)) == (0, True)
 
 

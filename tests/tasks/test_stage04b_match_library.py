@@ -112,6 +112,40 @@ def test_nearest_within_is_what_all_distances_say(data: st.DataObject) -> None:
         assert (distance, position) == nearest
 
 
+def test_what_was_seen_in_another_view_is_no_twin(tmp_path: Path) -> None:
+    library = library_of(
+        tmp_path,
+        [kept("plain", 0), kept("region", 0, view="v"), kept("of b", 90, view="w", camera="b")],
+    )
+    items = items_of("a1", "a2", "b1", cameras=["a", "a", "b"])
+    views = pa.array(["v", "v", None], pa.string())
+    items = items.set_column(items.column_names.index("view"), "view", views)
+
+    assert twins_of(library, directions(0, 90, 90), items) == {}
+
+    library = library_of(
+        tmp_path,
+        [kept("plain", 0, camera="a"), kept("region", 5, view="v", camera="a")],
+        [kept("of b", 88, camera="b"), kept("other of b", 90, view="w", camera="b")],
+    )
+    assert twins_of(library, directions(0, 90, 90), items) == {"a1": "region", "b1": "of b"}
+
+
+def test_known_image_is_found_in_any_view_and_in_its_own_before_others(tmp_path: Path) -> None:
+    library = library_of(
+        tmp_path,
+        [kept("a", 0), kept("b", 0), kept("c", 0, view="w")],
+        [kept("a", 0, view="v"), kept("b", 0, view="w")],
+    )
+    items = items_of(*"abcd")
+    views = pa.array(["v", None, "v", "v"], pa.string())
+    items = items.set_column(items.column_names.index("view"), "view", views)
+
+    found = find_known(library, items)
+
+    assert {name: row["view"] for name, row in found.items()} == {"a": "v", "b": None, "c": "w"}
+
+
 def test_twin_is_the_nearest_and_of_equals_the_one_kept_first(tmp_path: Path) -> None:
     library = library_of(
         tmp_path,
@@ -128,7 +162,7 @@ def test_known_images_need_no_twin(tmp_path: Path) -> None:
     library = library_of(tmp_path, [kept("a", 0), kept("other", 1)])
     items = items_of("a", "b")
 
-    known = find_known(library, items["image_id"])
+    known = find_known(library, items)
     found = twins_of(library, directions(0, 2), items, is_known=np.array([True, False]))
 
     assert set(known) == {"a"}
@@ -234,14 +268,16 @@ def test_empty_library_and_empty_night_match_nothing(tmp_path: Path) -> None:
 
 
 def test_table_has_known_images_as_their_own_keepers() -> None:
-    row = {"url": "u", "size_bytes": 7, "etag": "e", "sha256": "ab", "camera": "", "feature": None}
+    row = {"url": "u", "size_bytes": 7, "etag": "e", "sha256": "ab", "camera": "", "view": "v"}
 
     table = match_table(
         {"b": row | {"image_id": "b"}}, {"a": row | {"image_id": "k", "distance": 0.5}}
     )
 
     assert table.schema == MATCHES
-    keeper = {f"keeper_{name}": row[name] for name in ("url", "size_bytes", "etag", "sha256")}
+    keeper = {
+        f"keeper_{name}": row[name] for name in ("url", "size_bytes", "etag", "sha256", "view")
+    }
     assert table.to_pylist() == [
         {"image_id": "a", "keeper_image_id": "k", **keeper, "distance": 0.5},
         {"image_id": "b", "keeper_image_id": "b", **keeper, "distance": None},

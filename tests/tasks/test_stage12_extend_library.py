@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.schemas import IMAGES, MANIFEST
+from tasks.schemas import IMAGES, MANIFEST, MATCHES
 from tasks.stage12_extend_library import kept_images
 
 
@@ -25,6 +25,12 @@ def image(name: str, camera: str = "", **values: Any) -> dict[str, Any]:
     known = {"image_id": name, "url": f"file:///{name}", "size_bytes": 1, "etag": "e"}
     time = datetime(2026, 1, 1, tzinfo=UTC)
     return known | {"camera": camera, "captured_at": time, "item_id": 0} | values
+
+
+def match(name: str, **values: Any) -> dict[str, Any]:
+    keeper = {"image_id": name, "url": f"file:///{name}", "size_bytes": 1, "etag": "e"}
+    keeper["sha256"] = "ab"
+    return {"image_id": name} | {f"keeper_{key}": said for key, said in keeper.items()} | values
 
 
 def test_library_gets_what_stays_and_is_new_and_has_its_own_feature() -> None:
@@ -48,4 +54,23 @@ def test_library_gets_what_stays_and_is_new_and_has_its_own_feature() -> None:
         IMAGES,
     )
 
-    assert kept_images(manifest, images)["image_id"].to_pylist() == ["f", "a"]
+    matches = pa.Table.from_pylist([match("c")], MATCHES)
+
+    assert kept_images(manifest, images, matches)["image_id"].to_pylist() == ["f", "a"]
+
+
+def test_known_image_is_kept_once_more_in_another_view() -> None:
+    names = ("plain", "same", "new", "back")
+    known = [decision(name, "keep", "kept by an earlier night") for name in names]
+    views = {"plain": None, "same": "v", "new": "v", "back": None}
+    images = [image(name, view=view) for name, view in views.items()]
+    before = {"plain": None, "same": "v", "new": "w", "back": "v"}
+    matches = [match(name, keeper_view=view) for name, view in before.items()]
+
+    kept = kept_images(
+        pa.Table.from_pylist(known, MANIFEST),
+        pa.Table.from_pylist(images, IMAGES),
+        pa.Table.from_pylist(matches, MATCHES),
+    )
+
+    assert kept["image_id"].to_pylist() == ["back", "new"]

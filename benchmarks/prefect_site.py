@@ -33,6 +33,8 @@ class PrefectSite:
     home: Path
     environment: dict[str, str]
     worker: "subprocess.Popen[bytes]"
+    cpu_seconds_before: float = 0.0
+    """Processor time of the runs of workers that were killed."""
 
     @property
     def worker_log(self) -> Path:
@@ -103,15 +105,29 @@ class PrefectSite:
         return wait_until(found, f"a process of run {run_id}", 120, self.worker_log)
 
     def wait_until_idle(self) -> None:
-        """Wait until the worker has no process below it and has told the server of the last."""
+        """Wait until the worker has no process below it."""
 
         def found() -> bool | None:
             return not psutil.Process(self.worker.pid).children(recursive=True) or None
 
         wait_until(found, "an idle worker", 120, self.worker_log)
-        # Both the process around a run that was killed and then the worker report the crash, and
-        # the second report would also end a retry that has been scheduled in between.
+
+    def retry(self, run_id: str) -> None:
+        """What the button Retry does, after a run that failed or was killed."""
+        self.wait_until_idle()
+        # Of a run that was killed both the process around it and then the worker report the crash,
+        # and the second report would also end a retry that has been scheduled in between.
         time.sleep(3)
+        self.prefect("flow-run", "retry", run_id)
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all runs so far that have ended by themselves."""
+        self.wait_until_idle()
+        return self.cpu_seconds_before + self._cpu_seconds_of_worker()
+
+    def _cpu_seconds_of_worker(self) -> float:
+        times = psutil.Process(self.worker.pid).cpu_times()
+        return float(times.children_user + times.children_system)
 
     def start_worker(self) -> None:
         """Start a worker in the place of the one before."""
@@ -119,6 +135,7 @@ class PrefectSite:
 
     def kill_worker(self) -> None:
         """SIGKILL to the worker and to all runs below it, as when the power fails."""
+        self.cpu_seconds_before += self._cpu_seconds_of_worker()
         worker = psutil.Process(self.worker.pid)
         for process in [*worker.children(recursive=True), worker]:
             with suppress(psutil.NoSuchProcess):

@@ -161,39 +161,37 @@ def run_night(
 ) -> None:
     """Deliver a night, let it run and be applied, and look at what is left."""
     day = (scheduled - timedelta(days=1)).date()
-    late: list[Delivery] = []
-    if number == nights.script.run_again:
-        late, deliveries = (
-            list(deliveries[::9]),
-            [one for at, one in enumerate(deliveries) if at % 9],
-        )
-    nights.deliver(day, deliveries)
+    late = list(deliveries[::9]) if number == nights.script.run_again else []
+    nights.deliver(day, [one for one in deliveries if one not in late])
     if number == nights.script.keeper_deleted:
         delete_a_keeper(nights, day)
-    started = time.perf_counter()
-    run_id = nights.site.schedule("dedup/main", scheduled.isoformat())
-    happened = ""
-    if number == nights.script.killed_embedding:
-        happened = kill_while_it_embeds(nights, run_id)
-    note_manifest(nights, run_id, day)
-    if number == nights.script.killed_applying:
-        happened = kill_while_it_applies(nights)
-    else:
-        applied = nights.site.wait_for(apply_run(nights)["id"])
-    if number == nights.script.keeper_deleted:
-        happened = forget_what_was_deleted(nights, run_id, day, applied)
-    elif number != nights.script.killed_applying:
-        require_completed(applied)
-    seconds = time.perf_counter() - started
-    note_night(nights, number, day, run_id, seconds, happened)
+    cost, happened = run_and_apply(nights, number, scheduled, day)
+    note_night(nights, number, day, cost, happened)
     if late:
         nights.deliver(day, late)
-        again = nights.site.schedule("dedup/main", scheduled.isoformat())
-        note_manifest(nights, again, day)
-        require_completed(nights.site.wait_for(apply_run(nights)["id"]))
-        note_night(
-            nights, number, day, again, None, f"again: {len(late)} late images in its folder"
-        )
+        cost, _ = run_and_apply(nights, number, scheduled, day)
+        note_night(nights, number, day, cost, f"again: {len(late)} late images in its folder")
+
+
+def run_and_apply(
+    nights: Nights, number: int, scheduled: datetime, day: date
+) -> tuple[dict[str, float], str]:
+    """Schedule a run and wait for it and its apply; what it cost, and what went wrong."""
+    site, script = nights.site, nights.script
+    started, cpu_seconds = time.perf_counter(), site.cpu_seconds()
+    run_id = site.schedule("dedup/main", scheduled.isoformat())
+    happened = kill_while_it_embeds(nights, run_id) if number == script.killed_embedding else ""
+    note_manifest(nights, run_id, day)
+    if number == script.killed_applying:
+        happened = kill_while_it_applies(nights)
+    elif number == script.keeper_deleted:
+        happened = forget_what_was_deleted(nights, run_id, day)
+    else:
+        require_completed(site.wait_for(apply_run(nights)["id"]))
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(site.cpu_seconds() - cpu_seconds, 1),
+    }, happened
 
 
 def note_manifest(nights: Nights, run_id: str, day: date) -> None:
@@ -238,8 +236,7 @@ def kill_while_it_embeds(nights: Nights, run_id: str) -> str:
     )
     process.kill()
     state = nights.site.wait_for(run_id)["state"]["name"]
-    nights.site.wait_until_idle()
-    nights.site.prefect("flow-run", "retry", run_id)
+    nights.site.retry(run_id)
     return f"killed after {len(new)} shards, {state}, retried"
 
 
@@ -286,8 +283,9 @@ def delete_a_keeper(nights: Nights, day: date) -> None:
     nights.deliver(day, [renamed(again, "deleted ", "again")])
 
 
-def forget_what_was_deleted(nights: Nights, run_id: str, day: date, applied: dict[str, Any]) -> str:
-    """An apply has left an image alone whose keeper is gone: prune the library, run it again."""
+def forget_what_was_deleted(nights: Nights, run_id: str, day: date) -> str:
+    """An apply leaves an image alone whose keeper is gone: prune the library, run it again."""
+    applied = nights.site.wait_for(apply_run(nights)["id"])
     left_alone = [
         path
         for path, row in rows_of(nights.manifests[-1]).items()
@@ -300,18 +298,17 @@ def forget_what_was_deleted(nights: Nights, run_id: str, day: date, applied: dic
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    nights.site.prefect("flow-run", "retry", run_id)
+    nights.site.retry(run_id)
     note_manifest(nights, run_id, day)
     require_completed(nights.site.wait_for(apply_run(nights)["id"]))
     return f"apply {applied['state']['name']}, {len(left_alone)} left alone, pruned, retried"
 
 
 def note_night(
-    nights: Nights, number: int, day: date, run_id: str, seconds: float | None, happened: str
+    nights: Nights, number: int, day: date, cost: dict[str, float], happened: str
 ) -> None:
     """Look at what is left and print the line of a night."""
     summary = json.loads((nights.manifests[-1].parent / "summary.json").read_text())
-    run = nights.site.get(f"flow_runs/{run_id}")
     found = nights.audit()
     line = {
         "night": number,
@@ -321,8 +318,8 @@ def note_night(
         "kept": summary["num_keep"] - summary["num_kept_before"],
         "removed": summary["num_remove"],
         "for_earlier": summary["num_remove_for_earlier"],
-        "seconds": seconds and round(seconds, 1),
-        "run_seconds": round(run["total_run_time"], 1),
+        "seconds": cost["seconds"],
+        "cpu_seconds": cost["cpu_seconds"],
         "stages": summary["seconds"],
         "left": found.num_left,
         "gone": found.num_gone,
@@ -335,13 +332,13 @@ def note_night(
         "happened": happened,
     }
     if not nights.table:
-        print("".join(f"{name:>10}" for name in COLUMNS))
-    print("".join(f"{line[name]!s:>10}" for name in COLUMNS) + f"  {happened}", flush=True)
+        print("".join(f"{name:>12}" for name in COLUMNS))
+    print("".join(f"{line[name]!s:>12}" for name in COLUMNS) + f"  {happened}", flush=True)
     nights.table.append(line)
 
 
 COLUMNS = (
-    *("night", "images", "embedded", "kept", "removed", "seconds", "run_seconds"),
+    *("night", "images", "embedded", "kept", "removed", "seconds", "cpu_seconds"),
     *("left", "orphans", "kept_again", "beside", "undecided", "missing"),
 )
 MUST_BE_ZERO = ("orphans", "kept_again", "undecided", "missing")
@@ -371,8 +368,9 @@ def figures_of(nights: Nights) -> dict[str, Any]:
         "orphans": last["orphans"],
         "kept_again": last["kept_again"],
         "seconds": trend(numbers, [line["seconds"] for line in usual]),
-        "seconds_per_new_image": trend(
-            numbers, [line["seconds"] / line["embedded"] for line in usual]
+        "cpu_seconds": trend(numbers, [line["cpu_seconds"] for line in usual]),
+        "cpu_seconds_per_new_image": trend(
+            numbers, [line["cpu_seconds"] / line["embedded"] for line in usual]
         ),
         "library_seconds": trend(numbers, [line["stages"]["library"] for line in usual]),
     }
@@ -410,11 +408,11 @@ def report(figures: dict[str, Any]) -> None:
         f"\n{figures['images']:,} images delivered, {figures['removed']:,} removed, "
         f"{figures['left']:,} left, {figures['unreadable']} unreadable"
     )
-    for name in ("seconds", "seconds_per_new_image", "library_seconds"):
+    for name in ("seconds", "cpu_seconds", "cpu_seconds_per_new_image", "library_seconds"):
         cost = figures[name]
         slope = f"{cost['slope_percent']:+g} ± {cost['error_percent']:g} % a night"
         print(
-            f"{name:<24}mean {cost['mean']:g}, {slope}, "
+            f"{name:<28}mean {cost['mean']:g}, {slope}, "
             f"last third / first {cost['last_to_first_third']:g}"
         )
     print("\n".join(figures["problems"]) or "0 orphans, 0 kept again, 0 undecided, 0 missing")

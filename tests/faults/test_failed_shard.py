@@ -39,8 +39,7 @@ def test_retry_of_a_failed_night_embeds_only_what_is_missing(
             failed = site.wait_for(run_id)
             num_files = len(storage.list_files(f"{s3_url}/workspace/features"))
             proxy.failure_rate = 0.0
-            site.wait_until_idle()
-            site.prefect("flow-run", "retry", run_id)
+            site.retry(run_id)
             done = site.wait_for(run_id)
 
     assert failed["state"]["type"] == "FAILED"

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = ROOT / "deployments" / "prefect.yaml"
 PREFECT = str(Path(sys.executable).parent / "prefect")
 SECONDS_TO_START = 180
+SERVICE_UNAVAILABLE = 503
 
 Found = TypeVar("Found")
 
@@ -60,8 +61,17 @@ class PrefectSite:
     def _send(self, path: str, body: bytes | None) -> Any:
         url = f"{self.environment['PREFECT_API_URL']}/{path}"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+
+        def answered() -> tuple[Any] | None:
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    return (json.load(answer),)
+            except urllib.error.HTTPError as error:
+                if error.code != SERVICE_UNAVAILABLE:
+                    raise
+                return None  # its SQLite is locked; Prefect's own client asks again, too
+
+        return wait_until(answered, f"an answer to {path}", 60, self.worker_log, pause=1)[0]
 
     def schedule(self, deployment: str, start: str, **parameters: object) -> str:
         """Schedule a run of a deployment, as its schedule does, and return the id of the run.

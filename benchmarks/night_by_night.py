@@ -2,8 +2,8 @@
 
 The frames of five cameras are cut into 2, 5 and 20 nights, in their order and shuffled. Besides,
 an image of the first night arrives only in the last, one arrives twice, and two arrive again in the
-last night after they were gone: one that the first night had let go, and one that it had kept and
-that somebody deleted (and took out of the library). What a night lets go is deleted right after it.
+last night after they were gone: one that a night had let go, and one that a night had kept and that
+somebody deleted (and took out of the library). What a night lets go is deleted right after it.
 `benchmarks.audit` looks at what is left.
 
 What the difference to one run is bounded by: of two images that different nights have kept, each is
@@ -87,11 +87,12 @@ def run_split(
     source, workspace = place / "incoming", place / "workspace"
     nights = cut(images, num_nights, is_shuffled=order == "shuffled")
     manifests: list[Path] = []
-    again: list[Delivery] = []
+    again: dict[str, Delivery] = {}
     for number, night in enumerate(nights):
         day = FIRST_DAY + timedelta(days=number)
         is_last = number + 1 == num_nights
-        deliver(source / day.isoformat(), [*night, *(again if is_last else [])])
+        late = [renamed(one, "again ", "again") for one in again.values()] if is_last else []
+        deliver(source / day.isoformat(), [*night, *late])
         said = {
             "source_url": f"{source}/{day.isoformat()}",
             "workspace_url": str(workspace),
@@ -104,8 +105,8 @@ def run_split(
         rows = rows_of(manifests[-1])
         for path in [path for path, row in rows.items() if row["action"] == "remove"]:
             path.unlink()
-        if number == 0 and num_nights > 1:
-            again = [renamed(one, "again ", "again") for one in gone_and_deleted(rows, night)]
+        if not is_last:
+            choose_again(again, rows, night)
             prune_library(str(workspace), Pruning(is_gone=True), execute=True)
     found = audit(source, workspace, manifests, eps=EPS)
     return {
@@ -135,21 +136,29 @@ def cut(images: Sequence[Delivery], num_nights: int, *, is_shuffled: bool) -> li
     return nights
 
 
-def gone_and_deleted(rows: dict[Path, dict[str, Any]], night: Sequence[Delivery]) -> list[Delivery]:
+def choose_again(
+    again: dict[str, Delivery], rows: dict[Path, dict[str, Any]], night: Sequence[Delivery]
+) -> None:
     """Choose one image that was let go and one that was kept and that nothing went for.
 
     The second one is deleted, as somebody does who does not ask.
+
+    Args:
+        again: What is chosen already, and stays so.
+        rows: The manifest of a night.
+        night: What the night has delivered.
     """
     needed = {row["keeper_url"] for row in rows.values()}
-    gone = next(path for path, row in rows.items() if row["action"] == "remove")
-    deleted = next(
-        path
-        for path, row in rows.items()
-        if row["action"] == "keep" and row["url"] not in needed and path.exists()
-    )
-    deleted.unlink()
-    chosen = {"/".join(path.parts[-2:]) for path in (gone, deleted)}
-    return [one for one in night if one.path in chosen]
+    delivered = {one.path: one for one in night}
+    for path, row in rows.items():
+        one = delivered.get("/".join(path.parts[-2:]))
+        if one is None:
+            continue
+        if row["action"] == "remove":
+            again.setdefault("gone", one)
+        elif row["action"] == "keep" and row["url"] not in needed and "deleted" not in again:
+            again["deleted"] = one
+            path.unlink()
 
 
 def bounds(one_night: Path, *, eps: float) -> tuple[int, int]:

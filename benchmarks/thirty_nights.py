@@ -360,7 +360,7 @@ def figures_of(nights: Nights) -> dict[str, Any]:
     numbers = np.array([line["night"] for line in usual])
     return {
         "nights": table,
-        "images": sum(line["images"] for line in table),
+        "images": nights.delivered.total(),
         "removed": last["num_gone"],
         "left": last["num_left"],
         "unreadable": last["num_unreadable"],

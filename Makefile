@@ -13,7 +13,7 @@ ANNOY_FLAGS := -O3,-std=c++14,-DANNOYLIB_MULTITHREADED_BUILD
 endif
 
 .PHONY: help install demo test test-slow faults check lint bench bench-full bench-quality \
-	bench-gate bench-rivals bench-acting browser lock clean
+	bench-gate bench-rivals bench-acting bench-nights browser lock clean
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -69,6 +69,11 @@ bench-rivals: install  ## measure fastdup and imagededup beside it (DATA=folders
 
 bench-acting: install  ## measure quarantine and undo (PLACE=empty folder or S3 URL)
 	$(BIN)/python -m benchmarks.acting $(PLACE)
+
+bench-nights: install  ## run thirty nights, cut them otherwise, measure them (DATA=cameras' folders)
+	$(BIN)/python -m benchmarks.thirty_nights $(DATA)
+	$(BIN)/python -m benchmarks.night_by_night $(DATA)
+	$(BIN)/python -m benchmarks.night_cost $(DATA)
 
 lock:  ## choose the newest versions that work together and lock them
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -12,11 +12,13 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from benchmarks.made_features import write_collection
 from benchmarks.synthetic_night import scene_features
@@ -58,7 +60,10 @@ def measure(num_kept: int, num_images: int) -> dict[str, Any]:
         config = DedupConfig(source_url=f"{folder}/source", workspace_url=folder)
         library = library_url(folder, config.features)
         for number, start in enumerate(range(0, num_kept, IMAGES_PER_SEGMENT)):
-            write_segment(library, number, min(IMAGES_PER_SEGMENT, num_kept - start))
+            num_rows = min(IMAGES_PER_SEGMENT, num_kept - start)
+            rng = np.random.default_rng([7, number])
+            features = scene_features(rng, num_rows, images_per_scene=1)
+            write_segment(library, number, features, [""] * num_rows)
         collection = write_collection(Path(folder), num_images)
         started = time.perf_counter()
         seen = seen_by(library, f"{folder}/nights/n", "n")
@@ -74,9 +79,18 @@ def measure(num_kept: int, num_images: int) -> dict[str, Any]:
     }
 
 
-def write_segment(library: str, number: int, num_images: int) -> None:
-    """Write what a night of made-up images kept."""
-    features = scene_features(np.random.default_rng([7, number]), num_images, images_per_scene=1)
+def write_segment(
+    library: str, number: int, features: NDArray[np.float32], cameras: Sequence[str]
+) -> None:
+    """Write what a night has kept.
+
+    Args:
+        library: Folder of segments.
+        number: Of the night, which came a day after the one before.
+        features: `(n, 512)` float32 of unit length.
+        cameras: The partition of each, sorted.
+    """
+    num_images = len(features)
     names = [f"{number:06}-{row:06}" for row in range(num_images)]
     table = pa.table(
         {
@@ -84,7 +98,7 @@ def write_segment(library: str, number: int, num_images: int) -> None:
             "url": [f"file:///night/{name}.jpg" for name in names],
             "size_bytes": np.full(num_images, 50_000),
             "etag": names,
-            "camera": [""] * num_images,
+            "camera": cameras,
             "captured_at": np.full(num_images, number * 86_400_000_000),
             "sha256": names,
             "feature": pa.FixedSizeListArray.from_arrays(features.ravel(), FEATURE_DIM),

@@ -67,6 +67,25 @@ def write_features(path: Path, num_items: int, seed: int = 0) -> None:
     matrix.flush()
 
 
+def kept_features(num_items: int, seed: int) -> NDArray[np.float32]:
+    """Features of images that a night has kept, one of a scene: `(num_items, 512)` float32.
+
+    Args:
+        num_items: How many.
+        seed: Of the night; all nights see one world.
+    """
+    world, rng = np.random.default_rng(0), np.random.default_rng([1, seed])
+    usual = world.normal(0, 1, FEATURE_DIM).astype(np.float32)
+    directions = world.normal(0, _NUM_DIRECTIONS**-0.5, (_NUM_DIRECTIONS, FEATURE_DIM))
+    logs = usual + rng.normal(0, 1, (num_items, _NUM_DIRECTIONS)).astype(np.float32) @ (
+        directions.astype(np.float32)
+    )
+    logs += np.float32(0.2) * rng.standard_normal(logs.shape, np.float32)
+    rows = np.exp(logs / 2)
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
 def write_collection(folder: Path, num_items: int, seed: int = 0) -> Collection:
     """Write what stage 4 would have written of that many images of one camera."""
     write_features(folder / "features.npy", num_items, seed)

@@ -263,7 +263,8 @@ def hand_over(summary: Summary, config: DedupConfig) -> None:
             timeout=0,
             flow_run_name=f"apply-{summary.run_id}",
             as_subflow=False,  # Prefect cannot suspend subflows, and this one may wait for a person
-            idempotency_key=f"{flow_run.id}-apply",
+            # A retry that decides otherwise is applied, too; one that decides the same is not.
+            idempotency_key=f"{flow_run.id}-{summary.run_id}",
         )
     except ObjectNotFound:
         raise ServerError(

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -238,6 +239,47 @@ def test_deployment_keeps_a_workspace_tidy(orchestra: Orchestra, tmp_path: Path)
     )
     assert finished.returncode == 0, finished.stdout + orchestra.worker_log.read_text()
     orchestra.wait_for_log("0 images in quarantine are deleted for good")
+
+
+def test_of_two_nights_at_once_the_second_waits_and_embeds_nothing(
+    orchestra: Orchestra, night: Night, tmp_path: Path
+) -> None:
+    shutil.copytree(night.folder / "junction-2", tmp_path / "2026-02-28")
+    config = {
+        "source_url": f"{tmp_path}/{{date}}",
+        "workspace_url": f"{tmp_path}/workspace",
+        "features": {"image_size": 32},
+    }
+    arguments = ("--start-at", "2026-02-28 03:00:00 UTC", "--param", f"config={json.dumps(config)}")
+    with ThreadPoolExecutor(2) as pool:
+        command = ("deployment", "run", "dedup/main", "--watch", *arguments)
+        both = [pool.submit(orchestra.prefect, *command) for _ in range(2)]
+        assert [each.result().returncode for each in both] == [0, 0]
+
+    runs = orchestra.ask(
+        "flow_runs/filter",
+        flows={"name": {"any_": ["dedup"]}},
+        flow_runs={"expected_start_time": {"before_": "2026-03-01T00:00:00Z"}},
+        sort="START_TIME_DESC",
+        limit=2,
+    )
+    second, first = (
+        orchestra.get(f"flow_run_states/?flow_run_id={run['id']}")  # from the first state on
+        for run in runs
+    )
+    started = {
+        run[0]["state_details"]["flow_run_id"]: state["timestamp"]
+        for run in (first, second)
+        for state in run
+        if state["type"] == "RUNNING"
+    }
+    assert "AwaitingConcurrencySlot" in {state["name"] for state in second}
+    assert first[-1]["timestamp"] < started[runs[0]["id"]]
+    (store,) = (tmp_path / "workspace" / "features").iterdir()
+    assert sum(pq.read_metadata(file).num_rows for file in store.iterdir()) == 5
+    orchestra.wait_for_log("5 of 5 images are embedded already, 0 to go")
+    assert len(list((tmp_path / "workspace").glob("library/*/*.parquet"))) == 1
+    assert len(list((tmp_path / "workspace").glob("runs/*/manifest.parquet"))) == 1
 
 
 @dataclass(frozen=True)

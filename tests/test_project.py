@@ -5,11 +5,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from prefect.events.schemas.automations import AutomationCore
 
 from config import DedupConfig, MaintenanceConfig
+from flows.events import PREFIX
+from tasks.summary import Alert
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +47,26 @@ def test_lock_pins_what_works_together() -> None:
 def test_lock_names_no_package_index() -> None:
     for lock in (ROOT / "requirements").iterdir():
         assert "://" not in lock.read_text()
+
+
+def test_automations_are_valid_and_hear_of_every_alert() -> None:
+    said = yaml.safe_load((ROOT / "deployments/automations.yaml").read_text())
+    automations = {a.name: a for a in map(AutomationCore.model_validate, said["automations"])}
+    assert list(automations) == [
+        *("image-dedup alerts", "image-dedup failed runs"),
+        *("image-dedup lost runs", "image-dedup night overdue"),
+    ]
+    alerts = get_args(Alert.model_fields["name"].annotation)
+    assert automations["image-dedup alerts"].trigger.expect == {
+        PREFIX + name for name in (*alerts, "guard.tripped")
+    }
+    blocks = {
+        action.block_document_id.int
+        for automation in automations.values()
+        for action in automation.actions
+        if action.type == "call-webhook"
+    }
+    assert blocks == {0}  # a person puts in their own
 
 
 def test_deployments_carry_valid_configs() -> None:

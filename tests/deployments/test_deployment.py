@@ -432,15 +432,25 @@ def test_lost_run_is_marked_as_crashed(orchestra: Orchestra, night: Night, tmp_p
     heard = {"event": {"name": ["prefect.flow-run.heartbeat"]}}
     heard |= {"resource": {"id": [f"prefect.flow-run.{lost()['id']}"]}}
     _wait_until(lambda: orchestra.ask("events/filter", filter=heard)["events"])
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("PREFECT__FLOW_RUN_ID") == lost()["id"]:
-                process.kill()
+    # The worker first, as when the machine is gone: one that lives tells of its dead runs itself.
+    processes = _processes_of(lost()["id"])
+    worker = next(each for each in processes[0].parents() if "worker" in each.cmdline())
+    for process in (worker, *processes):
+        process.kill()
     _wait_until(lambda: lost()["state"]["name"] == "Crashed", seconds=120)
     assert lost()["state"]["message"] == lost_runs["actions"][0]["message"]
     orchestra.pager.wait_for(
         lambda text: text.startswith("prefect.flow-run.Crashed: flow run lost")
     )
+
+
+def _processes_of(flow_run_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("PREFECT__FLOW_RUN_ID") == flow_run_id:
+                found.append(process)
+    return found
 
 
 def _wait_until(is_so: Callable[[], object], seconds: float = 60) -> None:

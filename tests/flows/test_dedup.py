@@ -25,6 +25,7 @@ from tasks.summary import Summary
 from tasks.vgg16 import normalize_features
 from tests.conftest import Night
 from tests.flows.flaky import FlakyFileSystem
+from tests.told_events import told_events
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -226,6 +227,14 @@ def test_dead_store_ends_the_run_before_every_shard_has_waited_for_it(
         "3 of 22 shards failed, 43 images are not embedded: shard 0 (2 images"
     )
     assert "; after these, one after the other, 19 more were not tried. The others" in message
+    payloads = [event["payload"] for event in told_events("shards.failed")]
+    assert {
+        "message": message,
+        "source_url": f"flaky://{night.folder}",
+        "num_failed": 3,
+        "num_untried": 19,
+        "num_images": 43,
+    } in payloads
 
 
 def test_fault_that_passes_is_retried_within_the_run(
@@ -246,6 +255,7 @@ def test_partial_night_says_so_and_skips_what_is_missing(
     partial = run(source, tmp_path, **settings)
     skipped = [row for row in manifest_of(partial) if row["action"] == "skip"]
     assert partial.is_complete is False
+    assert [alert.name for alert in partial.alerts] == ["shards.failed"]
     assert [row["reason"] for row in skipped] == ["not embedded: its shard failed"] * 2
 
     monkeypatch.setattr(FlakyFileSystem, "bad_names", {})

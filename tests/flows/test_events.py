@@ -1,17 +1,16 @@
 """Events, read back from a real server."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_SERVER_EVENTS_MAXIMUM_SIZE_BYTES, temporary_settings
 
 from flows.events import tell_failed_shards, tell_night, told_of_guards
 from tasks.errors import GuardError, LockHeldError
 from tasks.summary import Alert
+from tests.told_events import told_events
 from tests.written_summaries import summary_of_night
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -20,19 +19,9 @@ HOSTILE = '<img onerror="x">\n\u202eً{{ event }}'
 
 
 def told_in_a_flow(tell: Callable[[], None], *names: str) -> list[dict[str, Any]]:
-    """Tell something the way a run does, and read the events of these names that it has sent."""
+    """Tell something the way a run does, and read what it has told."""
     state = flow(name="tells")(tell)(return_state=True)
-    resource_id = f"prefect.flow-run.{state.state_details.flow_run_id}"
-    wanted = {f"image-dedup.{name}" for name in names}
-    asked = {"event": {"prefix": ["image-dedup."]}, "resource": {"id": [resource_id]}}
-    for _ in range(60):
-        with get_client(sync_client=True) as client:
-            answer = client.request("POST", "/events/filter", json={"filter": asked})
-        found = answer.json()["events"]
-        if {event["event"] for event in found} >= wanted:
-            return sorted(found, key=lambda event: [*wanted].index(event["event"]))
-        time.sleep(0.25)
-    raise AssertionError(f"expected {wanted}, found {found}")
+    return told_events(*names, flow_run_id=state.state_details.flow_run_id)
 
 
 def test_night_is_told_with_its_numbers(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from flows.maintenance import maintenance
 from tasks import storage
 from tasks.approvals import read_decision
 from tasks.calibrations import calibration_url, read_calibration
-from tasks.errors import GuardError
+from tasks.errors import ChangedSettingsError, GuardError
 from tasks.manifests import manifest_url_of, read_manifest
 from tasks.summary import Summary
 from tasks.verdicts import read_reviews
@@ -103,13 +103,13 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code whose features and library have another schema than any release before."""
     for module in ("feature_store", "stage04_collect_features", "stage12_extend_library"):
         monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
-    for module in ("compact_features", "prune_library"):
+    for module in ("compact_features", "segments"):
         monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
 
 
-def run(night: str) -> Summary:
+def run(night: str, **settings: object) -> Summary:
     places = {"source_url": f"{BUCKET}/{night}", "workspace_url": WORKSPACE}
-    return dedup(load_config(None, {**places, "features": FEATURES}))
+    return dedup(load_config(None, {**places, "features": FEATURES, **settings}))
 
 
 def apply_config(run_id: str, **settings: object) -> ApplyConfig:
@@ -166,11 +166,17 @@ class TestUnderNewerCode:
         with pytest.raises(GuardError, match="people have said something else"):
             apply_manifest(apply_config(release.tuesday, execute=True))
 
+    def test_a_night_begins_anew_only_when_told(self, release: Release) -> None:
+        was = f"schema_version 99, was {release.schema_version}"
+        with pytest.raises(ChangedSettingsError, match=rf"other features \({was}\)\. None of its"):
+            run("tuesday")
+        assert in_bucket("workspace").keys() == {p for p in release.contents if "workspace/" in p}
+
     def test_a_night_begins_anew_and_says_so(
         self, release: Release, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING, "tasks"):
-            summary = run("tuesday")
+            summary = run("tuesday", rebuild=True)
         assert (summary.num_embedded, summary.num_remove_for_earlier) == (8, 0)
         assert summary.num_stay_reviewed == 1
         (warning,) = (message for message in caplog.messages if "begin anew" in message)

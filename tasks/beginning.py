@@ -24,11 +24,17 @@ def why_anew(workspace_url: str, settings: FeatureSettings) -> list[str]:
     stores = storage.list_names(storage.join(workspace_url, "features"))
     if any(store.rstrip("/") == ours for store in stores):
         return []
+    return sorted({what for store in stores for what in differences_from(store, settings)})
+
+
+def differences_from(store: str, settings: FeatureSettings) -> Iterator[str]:
+    """Say in what the features of a store differ from those of a run; nothing if it has none.
+
+    Args:
+        store: Folder of feature files of other settings or another release.
+        settings: What turns an image into a feature in this run.
+    """
     wanted = _as_flat(feature_metadata(settings))
-    return sorted({what for store in stores for what in _differences(store, wanted)})
-
-
-def _differences(store: str, wanted: dict[str, str]) -> Iterator[str]:
     for url in storage.list_parquet(store)[:1]:
         try:
             found = _as_flat(storage.read_metadata(url))

@@ -1,7 +1,7 @@
 """Stage 0: whether other settings than before would make worthless what earlier nights have done.
 
-What the settings were is told by the runs: a segment of the library names its run, and the manifest
-of that says how it was decided. Where that manifest is gone, nobody can tell.
+How features were made is told by the feature files beside a library, and how a night was decided by
+the manifest of the run that its segment names. Where these are gone, nobody can tell.
 """
 
 import json
@@ -12,19 +12,21 @@ from pydantic import ValidationError
 
 from config import DedupConfig
 from tasks import storage
+from tasks.beginning import differences_from
 from tasks.errors import ArtifactError, ChangedSettingsError
 from tasks.library import latest, library_url, night_of, not_empty, segment_names
 from tasks.manifests import manifest_url_of
 from tasks.references import Inventory
-from tasks.schemas import SCHEMA_VERSION
 from tasks.segments import look_at_segments
 from tasks.stage import stage
-from tasks.weights import WEIGHTS_DIGEST
 
 logger = logging.getLogger(__name__)
 
 Said = dict[str, object]
 """Settings by their dotted names."""
+
+Change = tuple[str, object, object]
+"""Name of a setting, what it is and what it was."""
 
 _MAX_NAMED = 8
 _MAX_CHARACTERS = 60
@@ -59,13 +61,13 @@ def check_settings(config: DedupConfig) -> None:
     largest = max(libraries, key=lambda url: (len(libraries[url]), url), default=own_url)
     names = libraries.get(largest, [])
     if names and not config.rebuild:
-        before = decision_about(workspace_url, largest, names[-1])
-        changes = differences(features_by(before), features_by(of_config(config)))
+        store = storage.join(workspace_url, "features", largest.rpartition("/")[2])
+        changes = "; ".join(differences_from(store, config.features))
         raise ChangedSettingsError(
-            "the library of this workspace was made with "
-            f"{named(changes) if before else 'settings that its runs no longer tell'}. "
-            f"None of its {count_images(largest, names):,} images of {len(names):,} nights would "
-            f"be compared with, and every image would be embedded anew. {_TOLD}; that library stays"
+            "the library of this workspace has other features "
+            f"({changes or 'nobody knows which'}). None of its {count_images(largest, names):,} "
+            f"images of {len(names):,} nights would be compared with, and every image would be "
+            f"embedded anew. {_TOLD}; that library stays"
         )
 
 
@@ -83,25 +85,23 @@ def check_night(inventory: Inventory, config: DedupConfig) -> None:
     mine = [name for name in names if night_of(name) == inventory.night_id]
     if not mine or config.rebuild:
         return
-    before = decision_about(workspace_url, folder_url, mine[0])
-    changes = differences(decided_by(before), decided_by(of_config(config)))
-    if before and changes:
+    changes = changes_since(workspace_url, folder_url, mine[0], config)
+    if changes:
         num_later = sum(name > mine[0] for name in names)
         raise ChangedSettingsError(
-            f"this night was decided before with {named(changes)}. What it kept then, "
-            f"{count_images(folder_url, mine):,} images in the library, would be replaced by what "
-            f"it keeps now; {num_later:,} nights have come after it. {_TOLD}"
+            f"this night was decided before with other settings ({named(changes)}). What it kept "
+            f"then, {count_images(folder_url, mine):,} images in the library, would be replaced by "
+            f"what it keeps now; {num_later:,} nights have come after it. {_TOLD}"
         )
 
 
 def log_changes(workspace_url: str, folder_url: str, name: str, config: DedupConfig) -> None:
     """Say which settings are not those of the last night, where that invalidates nothing."""
-    before = decision_about(workspace_url, folder_url, name)
-    changes = differences(decided_by(before), decided_by(of_config(config)))
-    if not before or not changes:
+    changes = changes_since(workspace_url, folder_url, name, config)
+    if not changes:
         return
     logger.info(
-        "the last night in the library was decided with %s; the library stays", named(changes)
+        "other settings than those of the last night: %s; the library stays", named(changes)
     )
     if any(name.startswith(_SEPARATING) for name, _, _ in changes):
         logger.warning(
@@ -110,14 +110,22 @@ def log_changes(workspace_url: str, folder_url: str, name: str, config: DedupCon
         )
 
 
-def decision_about(workspace_url: str, folder_url: str, name: str) -> dict[str, str]:
-    """What the manifest behind a segment of the library says of itself; empty when it is gone."""
+def changes_since(
+    workspace_url: str, folder_url: str, name: str, config: DedupConfig
+) -> list[Change]:
+    """Say which deciding settings a segment of the library was made with, and which are others now.
+
+    Nothing where its run is gone: then nobody can tell.
+    """
     (segment,) = look_at_segments(folder_url, [name])
     run_id = segment.metadata.get("run_id")
     try:
-        return storage.read_metadata(manifest_url_of(workspace_url, run_id)) if run_id else {}
+        before = storage.read_metadata(manifest_url_of(workspace_url, run_id)) if run_id else {}
     except ArtifactError:
-        return {}
+        before = {}
+    if "config" not in before:
+        return []
+    return differences(decided_by(before["config"]), dict(flat(config.deciding_settings())))
 
 
 def count_images(folder_url: str, names: Sequence[str]) -> int:
@@ -125,34 +133,15 @@ def count_images(folder_url: str, names: Sequence[str]) -> int:
     return sum(segment.num_rows for segment in look_at_segments(folder_url, names))
 
 
-def of_config(config: DedupConfig) -> dict[str, str]:
-    """The same of a run to come, as far as it is known."""
-    return {
-        "config": json.dumps(config.deciding_settings()),
-        "weights_digest": WEIGHTS_DIGEST,
-        "schema_version": str(SCHEMA_VERSION),
-    }
-
-
-def decided_by(metadata: Mapping[str, str]) -> Said:
-    """The settings that decided, with the defaults of those that were not known then."""
-    said = json.loads(metadata.get("config", "{}"))
+def decided_by(text: str) -> Said:
+    """Read the settings in a manifest, with the defaults of those that were not known then."""
+    said = json.loads(text)
     places = {"source_url": "nowhere", "workspace_url": "nowhere"}
     try:
         said = DedupConfig.model_validate(said | places).deciding_settings()
     except ValidationError:
         logger.debug("settings of another version: %s", said)
     return dict(flat(said))
-
-
-def features_by(metadata: Mapping[str, str]) -> Said:
-    """Everything that a feature depends on and that has a name."""
-    settings = {
-        name: value for name, value in decided_by(metadata).items() if name.startswith("features.")
-    }
-    if settings.get("features.pooling") != "gem":
-        settings.pop("features.gem_p", None)
-    return settings | {name: metadata.get(name) for name in ("weights_digest", "schema_version")}
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
@@ -166,20 +155,18 @@ def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, ob
     return found
 
 
-def differences(before: Said, now: Said) -> list[tuple[str, object, object]]:
-    """Names of the settings that differ, with what they were and what they are."""
+def differences(before: Said, now: Said) -> list[Change]:
+    """Names of the settings that differ, with what they are and what they were."""
     return [
-        (name, before.get(name), now.get(name))
+        (name, now.get(name), before.get(name))
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
 
 
-def named(changes: Sequence[tuple[str, object, object]]) -> str:
+def named(changes: Sequence[Change]) -> str:
     """Say what differs, on one line."""
-    if not changes:
-        return "another version of the code that computes features"
-    shown = [f"{name} {_short(old)}, now {_short(new)}" for name, old, new in changes[:_MAX_NAMED]]
+    shown = [f"{name} {_short(now)}, was {_short(old)}" for name, now, old in changes[:_MAX_NAMED]]
     more = f"; and {len(changes) - _MAX_NAMED} more" if len(changes) > _MAX_NAMED else ""
     return "; ".join(shown) + more
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,21 @@ def test_both_partitions_are_asked_about_and_the_order_is_always_the_same(run: W
         assert partitions.count("north") == partitions.count("south") == num_pairs / 2
         assert all(a < b for a, b in orders[-1])
     assert orders[0] == orders[1][:12]
+
+
+def test_cameras_with_an_eps_of_their_own_are_not_asked_about(run: WrittenRun) -> None:
+    manifest = read_manifest(run.manifest_url)
+
+    def asked_about(*patterns: str) -> set[str]:
+        cameras = [{"pattern": pattern, "eps": 0.01} for pattern in patterns]
+        metadata = manifest.metadata | {"config": json.dumps({"cameras": cameras})}
+        asking = prepare(replace(manifest, metadata=metadata), 20, Originals(manifest))
+        return {partition.name for partition in asking.calibration.partitions}
+
+    assert asked_about("nowhere") == {"north", "south"}
+    assert asked_about("^north$") == {"south"}
+    with pytest.raises(ArtifactError, match="but all cameras have one of their own"):
+        asked_about("north", "south")
 
 
 def test_pairs_whose_picture_is_gone_are_left_out(tmp_path: Path) -> None:

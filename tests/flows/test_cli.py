@@ -134,7 +134,7 @@ def test_other_settings_exit_with_1_and_what_they_would_leave_behind(
 
     assert (finished.returncode, finished.stdout) == (1, "")
     assert finished.stderr.strip() == (
-        "error: the library of this workspace was made with settings that its runs no longer tell. "
+        "error: the library of this workspace has other features (nobody knows which). "
         "None of its 1 images of 1 nights would be compared with, and every image would be "
         "embedded anew. --rebuild (in a profile rebuild: true) does it all the same, --no-library "
         "compares within the night alone; that library stays"

@@ -70,7 +70,7 @@ def test_other_features_leave_the_library_behind_only_when_told(folder: Path) ->
     run(folder, "monday")
 
     assert refusal(folder, "tuesday", **OTHER_FEATURES) == (
-        "the library of this workspace was made with features.power 0.5, now 1.0. None of its 2 "
+        "the library of this workspace has other features (power 1.0, was 0.5). None of its 2 "
         "images of 1 nights would be compared with, and every image would be embedded anew. "
         f"{TOLD}; that library stays"
     )
@@ -91,7 +91,9 @@ def test_format_that_another_machine_chooses_is_noticed(
     fast = Machine(processor_flags=frozenset({"avx512_bf16"}), gpu_capabilities=())
     monkeypatch.setattr(flow, "this_machine", lambda: fast)
 
-    with pytest.raises(ChangedSettingsError, match=r'made with features.dtype "float32", now "bf'):
+    with pytest.raises(
+        ChangedSettingsError, match=r"other features \(dtype bfloat16, was float32\)"
+    ):
         run(folder, "tuesday", features=FEATURES_OF_TESTS | {"dtype": "auto"})
 
 
@@ -101,9 +103,9 @@ def test_night_is_decided_otherwise_only_when_told(folder: Path) -> None:
     strict = {"neighbors": {"eps": 0.01}}
 
     assert refusal(folder, "monday", **strict) == (
-        "this night was decided before with neighbors.eps 0.05, now 0.01. What it kept then, 2 "
-        "images in the library, would be replaced by what it keeps now; 1 nights have come after "
-        f"it. {TOLD}"
+        "this night was decided before with other settings (neighbors.eps 0.01, was 0.05). What it "
+        "kept then, 2 images in the library, would be replaced by what it keeps now; 1 nights have "
+        f"come after it. {TOLD}"
     )
     run(folder, "monday", **strict, library={"enabled": False})
     anew = run(folder, "monday", **strict, rebuild=True)
@@ -111,7 +113,8 @@ def test_night_is_decided_otherwise_only_when_told(folder: Path) -> None:
     # It is the night's decision from now on, and the one before is asked about.
     assert run(folder, "monday", **strict).run_id == anew.run_id
     assert refusal(folder, "monday").startswith(
-        "this night was decided before with neighbors.eps 0.01, now 0.05. What it kept then, 3 "
+        "this night was decided before with other settings (neighbors.eps 0.05, was 0.01). What it "
+        "kept then, 3 "
     )
 
 
@@ -131,20 +134,21 @@ def test_other_settings_for_a_new_night_are_one_line_of_log(
 
     lines = [r.getMessage() for r in caplog.records if r.name == "tasks.stage00_check_settings"]
     assert lines == [
-        "the last night in the library was decided with neighbors.eps 0.05, now 0.04; "
-        'source.partition_by null, now "^(.)"; the library stays',
+        "other settings than those of the last night: neighbors.eps 0.04, was 0.05; "
+        'source.partition_by "^(.)", was null; the library stays',
         "images that are in another partition or seen in another view than then are not compared "
         "with what earlier nights kept of them",
     ]
 
 
-def test_where_the_runs_are_gone_the_library_is_asked_about_and_the_night_is_not(
+def test_where_nobody_can_tell_the_library_is_asked_about_and_the_night_is_not(
     folder: Path,
 ) -> None:
     run(folder, "monday")
-    shutil.rmtree(folder / "workspace" / "runs")
+    for name in ("runs", "features"):
+        shutil.rmtree(folder / "workspace" / name)
 
-    assert "was made with settings that its runs no longer tell. None of its 2" in refusal(
+    assert "has other features (nobody knows which). None of its 2 images" in refusal(
         folder, "tuesday", **OTHER_FEATURES
     )
     run(folder, "monday", neighbors={"eps": 0.01})

@@ -124,6 +124,15 @@ class TestGuardsOfTheManifest:
         assert guard.finding == "3 images to remove have a keeper farther away than eps"
         assert guards(far, guards={"allow_orphans": True})["twins"].is_met
 
+    def test_keeper_beyond_the_eps_of_the_camera_is_refused(self, night: WrittenNight) -> None:
+        said = {
+            "source": {"partition_by": "^[^/]+"},
+            "cameras": [{"pattern": "^cam2$", "eps": 0.03}],
+        }
+        night = night.rewrite(night.rows, config=json.dumps(said))
+        assert guards(night)["twins"].finding.startswith("1 images to remove have a keeper")
+        assert not guards(night)["twins"].is_met
+
     def test_keeper_of_an_earlier_night_is_in_no_share(self, night: WrittenNight) -> None:
         earlier = night.rows[0] | {
             "url": "file:///elsewhere/old.jpg",

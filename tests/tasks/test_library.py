@@ -1,6 +1,7 @@
 """The library: which segments a night sees, and what they are called."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -127,6 +128,19 @@ def test_night_sees_what_is_left_of_what_was_pruned(place: str) -> None:
 
     assert seen_by(library, night, "n").names == (left,)
     assert left.startswith("000001-monday-")
+
+
+def test_new_night_does_not_see_what_pruning_has_left_nothing_of(tmp_path: Path) -> None:
+    library = f"{tmp_path}/library/f"
+    nothing = pruned_name(MONDAY, [])
+    storage.publish_table(f"{library}/{MONDAY}", segment("a"))
+    assert seen_by(library, f"{tmp_path}/nights/early", "early").names == (MONDAY,)
+    storage.publish_table(f"{library}/{nothing}", segment())
+    storage.publish_table(f"{library}/{TUESDAY}", segment("b"))
+
+    assert seen_by(library, f"{tmp_path}/nights/n", "n").names == (TUESDAY,)
+    assert seen_by(library, f"{tmp_path}/nights/early", "early").names == ()
+    assert segment_name([nothing], "wednesday", f"run-{ONE}") == f"000002-wednesday-{ONE}.parquet"
 
 
 def test_first_night_of_all_sees_nothing(place: str) -> None:

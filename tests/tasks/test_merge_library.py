@@ -167,6 +167,24 @@ def test_segment_that_was_merged_while_it_is_read_is_read_to_its_end(place: str)
     assert [image for piece in pieces for image in piece] == ALL
 
 
+def test_segment_whose_file_goes_halfway_is_read_on_where_it_was_merged(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = six_nights(place)
+    read_group = storage.OpenTable.read
+
+    def vanishing(table: storage.OpenTable, group: int, columns: list[str]) -> pa.Table:
+        if (table.num_rows, group) == (5, 1):
+            monkeypatch.undo()
+            merge_library(library)
+            raise MissingArtifactError("as a store says it of a file that is gone")
+        return read_group(table, group, columns)
+
+    monkeypatch.setattr(storage.OpenTable, "read", vanishing)
+    assert read(library) == ALL
+    assert len(files_in(library)) == 1
+
+
 def test_segment_that_is_nowhere_is_missing(place: str) -> None:
     library = six_nights(place)
     with pytest.raises(
@@ -214,6 +232,24 @@ def test_what_was_pruned_while_it_was_merged_stays_away(
     merge_library(library)
     assert read(library) == []
     assert segment_name(segment_names(library), "new", "run-0123456789abcdef").startswith("000007-")
+
+
+@pytest.mark.parametrize("num_discards", range(8))
+def test_what_a_killed_prune_has_left_never_comes_back(tmp_path: Any, num_discards: int) -> None:
+    library = six_nights(str(tmp_path))
+    with killed_at(pruning, 0):
+        prune_library(str(tmp_path), Pruning(captured_before=DAY + timedelta(days=1)), execute=True)
+    left = [image for image in ALL if image != "1-0"]  # the first that had something to lose
+    assert read(library) == left
+    assert NAMES[1] in files_in(library)
+
+    with killed_at(merging, num_discards):
+        merge_library(library)
+
+    assert read(library) == left
+    merge_library(library)
+    assert len(files_in(library)) == 1
+    assert read(library) == left
 
 
 def test_nothing_goes_before_what_replaces_it_was_read_back(

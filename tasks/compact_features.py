@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.feature_store import MAX_READERS, best_rows
-from tasks.schemas import FEATURE_DIM, FEATURES
+from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION
 from tasks.stores import FileState, store_of
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,13 @@ def compact_store(store_url: str, rows_per_file: int = ROWS_PER_FILE) -> Compact
 
 
 def look_at(store_url: str, url: str) -> SmallFile | None:
-    """Look at a feature file; None when it is gone, or none of this store's."""
+    """Look at a feature file; None when it is gone, none of this store's, or of another release."""
     try:
         state = store_of(url).stat(url)
         with storage.open_table(url, FEATURES) as table:
-            is_ours = store_url.endswith(f"/{table.metadata.get('fingerprint')}")
+            is_ours = store_url.endswith(
+                f"/{table.metadata.get('fingerprint')}"
+            ) and table.metadata.get("schema_version") == str(SCHEMA_VERSION)
             if state is None or not is_ours or not table.num_rows:
                 return None
             first_url = pc.min(table.read(0, ["url"])["url"]).as_py()

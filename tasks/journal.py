@@ -23,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError, DedupError, LockLostError, StorageError
+from tasks.schemas import require_version
 from tasks.stores import store_of
 
 JOURNAL_VERSION = 1
@@ -224,7 +225,41 @@ def read_journal(url: str, apply_id: str) -> Journal:
                 f"expected segment {number} of {apply_id}, found {found[1]} of {found[0]}: "
                 f"{urls[number]}"
             )
-    return Journal(url, apply_id, segments)
+    return Journal(url, apply_id, where_they_are(segments, url, apply_id))
+
+
+def where_they_are(segments: list[Segment], url: str, apply_id: str) -> list[Segment]:
+    """Name the quarantine where it is now: it lies in the workspace, and that may have been moved.
+
+    Args:
+        segments: As they were written.
+        url: Where they lie now.
+        apply_id: The apply that they are of.
+    """
+    details = segments[0].head.details if segments else {}
+    run_id = apply_id.rsplit("-", 3)[0]
+    in_workspace = f"/quarantine/{run_id}/{apply_id}"
+    was = details.get("to_folder", "")
+    now = url.removesuffix(f"/runs/{run_id}/applies/{apply_id}") + in_workspace
+    is_elsewhere = json.loads(details.get("settings", "{}")).get("quarantine_url") is not None
+    if is_elsewhere or now == was or not was.endswith(in_workspace):
+        return segments
+
+    def moved(place: str | None) -> str | None:
+        is_in_quarantine = place is not None and place.startswith(f"{was}/")
+        return f"{now}{place[len(was) :]}" if place and is_in_quarantine else place
+
+    begin = segments[0].head.model_copy(update={"details": details | {"to_folder": now}})
+    return [
+        Segment(
+            begin if number == 0 else segment.head,
+            tuple(
+                entry.model_copy(update={"to_url": moved(entry.to_url)})
+                for entry in segment.entries
+            ),
+        )
+        for number, segment in enumerate(segments)
+    ]
 
 
 def last_head(url: str) -> Head | None:
@@ -249,16 +284,14 @@ def parse_segment(content: bytes, url: str) -> Segment:
         is_whole = json.loads(last) == {"sha256": hashlib.sha256(body).hexdigest()}
         if not is_whole:
             raise ArtifactError(f"expected a segment of a journal, found a damaged file: {url}")
-        head = Head.model_validate_json(lines[0])
-        if head.journal_version != JOURNAL_VERSION:
-            raise ArtifactError(
-                f"journal has version {head.journal_version}, expected {JOURNAL_VERSION}: {url}"
-            )
+        # Before anything else: a newer head may have lines that this code does not know.
+        version = json.loads(lines[0])["journal_version"]
+        require_version("journal", str(version), JOURNAL_VERSION, url)
         return Segment(
-            head=head,
+            head=Head.model_validate_json(lines[0]),
             entries=tuple(Entry.model_validate_json(line) for line in lines[1:]),
         )
-    except (ValidationError, ValueError, RecursionError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise ArtifactError(
             f"expected a segment of a journal, found something else: {url} ({reason})"

@@ -17,7 +17,7 @@ from tasks.errors import ArtifactError
 from tasks.partitions import PartitionedBy
 from tasks.paths import as_folder, is_inside, is_spelt_once
 from tasks.references import GateCheck
-from tasks.schemas import MANIFEST, SCHEMA_VERSION
+from tasks.schemas import MANIFEST, MANIFEST_VERSION, require_version
 from tasks.summary import Summary, summarize
 from tasks.verdicts import SAME_SCENE, STAYS
 
@@ -128,12 +128,8 @@ def read_manifest(url: str) -> LoadedManifest:
     """
     url = storage.absolute_url(url)
     metadata = storage.read_metadata(url)
+    require_version("manifest", metadata.get("schema_version"), MANIFEST_VERSION, url)
     table = storage.read_table(url, MANIFEST)
-    version = metadata.get("schema_version")
-    if version != str(SCHEMA_VERSION):
-        raise ArtifactError(
-            f"manifest has schema version {version}, expected {SCHEMA_VERSION}: {url}"
-        )
     if DIGEST not in metadata:
         raise ArtifactError(f"manifest has no digest; run the night again to write one: {url}")
     found = manifest_digest(table, metadata)

@@ -5,11 +5,17 @@ import json
 
 import pyarrow as pa
 
+from tasks.errors import ArtifactError
+
 FEATURE_DIM = 512
 """Length of a feature: the channels of VGG16's last convolution block."""
 
 SCHEMA_VERSION = 3
 """Raised when the columns or meaning of an artifact change, so that older ones are not mixed in."""
+
+MANIFEST_VERSION = 3
+"""The same of the manifest alone. What an earlier release has decided can still be carried out,
+whatever has become of the artifacts that it came from."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -167,3 +173,26 @@ def fingerprint(*parts: object) -> str:
     """
     canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def require_version(what: str, found: str | None, expected: int, url: str) -> None:
+    """Make sure that an artifact is of the version that this code reads.
+
+    Args:
+        what: The kind of artifact, for the message.
+        found: The version that it says it has.
+        expected: The version of this code.
+        url: Where it lies.
+
+    Raises:
+        ArtifactError: It is of another one; the message says what to do.
+    """
+    if found == str(expected):
+        return
+    is_newer = found is not None and found.isdecimal() and int(found) > expected
+    hint = (
+        "a newer image-dedup wrote it, and only that reads it"
+        if is_newer
+        else "this image-dedup reads it no more: run the night again"
+    )
+    raise ArtifactError(f"{what} has schema version {found}, expected {expected} ({hint}): {url}")

@@ -34,7 +34,7 @@ from tasks.schemas import (
     MANIFEST,
     MATCHES,
     REASONS,
-    SCHEMA_VERSION,
+    MANIFEST_VERSION,
 )
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED
@@ -109,7 +109,7 @@ def publish_manifest(
         **metadata,
         **({VERDICTS: json.dumps(said, sort_keys=True)} if said else {}),
         "counts": count_decisions(table, eps=eps_of_rows(table, metadata)).model_dump_json(),
-        "schema_version": str(SCHEMA_VERSION),
+        "schema_version": str(MANIFEST_VERSION),
     }
     metadata[DIGEST] = manifest_digest(table, metadata)
     url = storage.join(run_url, "manifest.parquet")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks import storage
 from tasks.manifests import DIGEST, manifest_digest
-from tasks.schemas import MANIFEST, SCHEMA_VERSION
+from tasks.schemas import MANIFEST, MANIFEST_VERSION
 from tasks.stores import store_of
 
 
@@ -104,7 +104,7 @@ def publish_manifest(
         "is_search_exact": "true",
         "num_ignored": "{}",
         "counts": "{}",
-        "schema_version": str(SCHEMA_VERSION),
+        "schema_version": str(MANIFEST_VERSION),
         **changes,
     }
     metadata[DIGEST] = changes.get(DIGEST, manifest_digest(table, metadata))

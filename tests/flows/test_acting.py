@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,28 @@ def test_purge_empties_the_quarantine_of_what_is_old(written: WrittenNight) -> N
     assert tree(written.source_url) == contents(written, written.kept())
     assert purge(written).num_planned == 0
     assert undo(written, applied).num_problems == 4
+
+
+def test_workspace_that_was_moved_undoes_purges_and_knows_what_is_gone(
+    written: WrittenNight,
+) -> None:
+    applied = apply(written)
+    fs, path = storage.filesystem(written.workspace_url)
+    fs.mv(path, f"{path}-moved", recursive=True)
+    moved_url = f"{written.workspace_url}-moved"
+    moved = replace(
+        written,
+        workspace_url=moved_url,
+        manifest_url=written.manifest_url.replace(written.workspace_url, moved_url),
+    )
+    assert (apply(moved).num_done, purge(moved, execute=False).num_planned) == (0, 4)
+    undone = undo(moved, applied)
+    assert (undone.num_done, undone.num_problems) == (4, 0)
+    assert tree(written.source_url) == written.contents
+    assert tree(f"{moved_url}/quarantine") == {}
+    again = apply(moved)
+    assert (again.num_done, purge(moved).num_done) == (4, 4)
+    assert tree(written.source_url) == contents(written, written.kept())
 
 
 def test_purge_keeps_what_has_no_living_keeper(written: WrittenNight) -> None:

@@ -270,8 +270,10 @@ class TestSegments:
     @pytest.mark.parametrize("version", [0, 2])
     def test_of_another_version_are_refused(self, local_folder: str, version: int) -> None:
         url = storage.join(local_folder, FIRST, "000000.jsonl")
-        storage.publish_bytes(url, to_lines(segment(journal_version=version)))
-        with pytest.raises(ArtifactError, match="version"):
+        lines = to_lines(segment(journal_version=version)).decode().splitlines()[:-1]
+        head = json.dumps(json.loads(lines[0]) | {"of_another_version": True})
+        storage.publish_bytes(url, signed([head, *lines[1:]]))
+        with pytest.raises(ArtifactError, match=f"journal has schema version {version}, expected"):
             open_journal(local_folder)
 
 

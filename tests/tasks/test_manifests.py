@@ -115,20 +115,34 @@ def test_missing_manifest_is_named(place: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0", "1", ""])
-def test_manifest_of_another_version_is_refused(tmp_path: Path, version: str) -> None:
+def test_manifest_of_an_older_version_is_refused(tmp_path: Path, version: str) -> None:
     url = publish(str(tmp_path), schema_version=version)
-    assert refusal_of(url) == f"manifest has schema version {version}, expected 3: {url}"
+    assert refusal_of(url) == (
+        f"manifest has schema version {version}, expected 3 (this image-dedup reads it no more: "
+        f"run the night again): {url}"
+    )
+
+
+def test_manifest_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    url = publish(str(tmp_path), schema_version="4")
+    other_columns = TABLE.rename_columns([f"new_{name}" for name in TABLE.column_names])
+    storage.publish_table(url, other_columns.replace_schema_metadata(storage.read_metadata(url)))
+    assert refusal_of(url) == (
+        "manifest has schema version 4, expected 3 (a newer image-dedup wrote it, and only that "
+        f"reads it): {url}"
+    )
 
 
 def test_table_that_only_looks_like_a_manifest_is_refused(tmp_path: Path) -> None:
     storage.publish_table(f"{tmp_path}/m.parquet", TABLE)
     assert refusal_of(f"{tmp_path}/m.parquet").startswith(
-        "manifest has schema version None, expected 3: file:"
+        "manifest has schema version None, expected 3 (this image-dedup reads it no more: "
     )
 
 
 def test_other_table_is_no_manifest(tmp_path: Path) -> None:
-    storage.publish_table(f"{tmp_path}/m.parquet", TABLE.drop_columns(["action"]))
+    table = TABLE.drop_columns(["action"]).replace_schema_metadata({"schema_version": "3"})
+    storage.publish_table(f"{tmp_path}/m.parquet", table)
     assert refusal_of(f"{tmp_path}/m.parquet").startswith(
         "column action is missing, expected string: file:"
     )

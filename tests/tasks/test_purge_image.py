@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import storage
 from tasks.apply04_check_twin import RefusedError
 from tasks.purge_image import purge_image
 from tests.one_removal import IMAGE, KEEPER, Removal, happens, lay_out_removal
@@ -43,6 +44,16 @@ def test_image_whose_keeper_is_gone_stays_unless_that_is_allowed(place: str) -> 
     assert removal.files() == {"away/a.jpg": IMAGE}
     assert purge(removal, allow_orphans=True) == ("done", "")
     assert removal.files() == {}
+
+
+def test_image_whose_keeper_is_of_an_earlier_night_is_deleted(place: str) -> None:
+    removal = lay_out_quarantined(place)
+    url = storage.join(storage.absolute_url(place), "earlier", "k.jpg")
+    removal.write(url, KEEPER)
+    earlier = {"url": url, "etag": removal.state(url).etag}
+    entry = removal.entry.model_copy(update={"keeper": removal.keeper.model_copy(update=earlier)})
+    assert purge_image(entry, removal.check, removal.store, allow_orphans=False) == ("done", "")
+    assert removal.files() == {"source/k.jpg": KEEPER, "earlier/k.jpg": KEEPER}
 
 
 def test_image_whose_keeper_changed_stays(place: str) -> None:

@@ -29,9 +29,8 @@ def purge_image(
         return "already", "not in quarantine"
     if not check.is_image(entry.to_url, waiting, entry.image):
         raise RefusedError(f"what lies in quarantine is not the image: {entry.to_url}")
-    if not allow_orphans:
-        if check.require_keeper(entry.keeper).identity == waiting.identity:
-            raise RefusedError("the image in quarantine and its keeper are one file")
+    if not allow_orphans and check.require_keeper(entry.keeper).identity == waiting.identity:
+        raise RefusedError("the image in quarantine and its keeper are one file")
     if not store.discard(entry.to_url, waiting):
         raise RefusedError(f"changed while it was deleted: {entry.to_url}")
     return "done", ""

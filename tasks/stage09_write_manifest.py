@@ -32,9 +32,9 @@ from tasks.schemas import (
     KEEPERS,
     KNOWN,
     MANIFEST,
+    MANIFEST_VERSION,
     MATCHES,
     REASONS,
-    MANIFEST_VERSION,
 )
 from tasks.stage import stage
 from tasks.stage04_collect_features import NOT_EMBEDDED

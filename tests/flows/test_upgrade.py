@@ -4,7 +4,6 @@ Each archive in tests/upgrades is a bucket with two nights, their images and the
 release wrote them; `make_workspace.py` beside them says how.
 """
 
-import io
 import logging
 import tarfile
 from collections.abc import Iterator

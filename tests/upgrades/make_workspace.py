@@ -8,38 +8,37 @@ every machine.
 """
 
 import io
+import json
 import os
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-# A home of its own for Prefect; read when it is imported.
+# A home of its own; read when Prefect is imported.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="dedup-upgrade-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
-import json  # noqa: E402
+from PIL import Image
 
-from PIL import Image  # noqa: E402
-
-from benchmarks.demo_night import REPEATED_SCENES  # noqa: E402
-from config import ApplyConfig, load_config  # noqa: E402
-from flows.acting import apply_manifest  # noqa: E402
-from flows.dedup import dedup  # noqa: E402
-from flows.reviewing import review_manifest  # noqa: E402
-from flows.temporary_server import ensure_server  # noqa: E402
-from tasks import storage  # noqa: E402
-from tasks.approvals import record_decision  # noqa: E402
-from tasks.calibrations import (  # noqa: E402
+from benchmarks.demo_night import REPEATED_SCENES
+from config import ApplyConfig, load_config
+from flows.acting import apply_manifest
+from flows.dedup import dedup
+from flows.reviewing import review_manifest
+from flows.temporary_server import ensure_server
+from tasks import storage
+from tasks.approvals import record_decision
+from tasks.calibrations import (
     Answer,
     Calibration,
     calibration_url,
     write_calibration,
 )
-from tasks.manifests import read_manifest  # noqa: E402
-from tasks.summary import Summary  # noqa: E402
-from tests.one_bucket import as_client  # noqa: E402
-from tests.s3_server import run_s3_server  # noqa: E402
+from tasks.manifests import read_manifest
+from tasks.summary import Summary
+from tests.one_bucket import as_client
+from tests.s3_server import run_s3_server
 
 BUCKET = "s3://previous-release"
 WORKSPACE = f"{BUCKET}/workspace"
@@ -60,14 +59,14 @@ def main(archive: str) -> None:
         storage.filesystem(BUCKET)[0].mkdir(BUCKET.removeprefix("s3://"))
         monday = run_night("monday", MONDAY, first_quality=90)
         applied = apply_manifest(ApplyConfig(manifest_url=monday.manifest_url, execute=True))
-        print(applied.apply_id, applied.num_done)
+        assert applied.num_done == 3
         tuesday = run_night("tuesday", TUESDAY, first_quality=80)
         say_something_of(tuesday)
         pack(archive)
 
 
 def run_night(name: str, scenes: dict[str, int], *, first_quality: int) -> Summary:
-    """Lay out a night of a few small photographs, each in several qualities, and decide about it."""
+    """Lay out a night of small photographs, each in several qualities, and decide about it."""
     for scene, times in scenes.items():
         photo = Image.open(REPEATED_SCENES[scene]).convert("RGB").resize((SIDE, SIDE))
         for number in range(times):
@@ -76,9 +75,7 @@ def run_night(name: str, scenes: dict[str, int], *, first_quality: int) -> Summa
             storage.publish_bytes(f"{BUCKET}/{name}/{scene}/{number}.jpg", content.getvalue())
     features = {"image_size": 32, "dtype": "float32"}
     places = {"source_url": f"{BUCKET}/{name}", "workspace_url": WORKSPACE}
-    summary = dedup(load_config(None, {**places, "features": features}))
-    print(summary.run_id, summary.num_keep, summary.num_remove, summary.num_remove_for_earlier)
-    return summary
+    return dedup(load_config(None, {**places, "features": features}))
 
 
 def say_something_of(night: Summary) -> None:
@@ -97,7 +94,7 @@ def say_something_of(night: Summary) -> None:
     }
     review_url = f"{BUCKET}/workspace/review.json"
     storage.publish_bytes(review_url, json.dumps(review).encode())
-    print(review_manifest(night.manifest_url, review_url).run_id)
+    review_manifest(night.manifest_url, review_url)
 
 
 def pack(archive: str) -> None:

@@ -163,7 +163,7 @@ class TestUnderNewerCode:
         assert answer.said == "same"
         (review,) = read_reviews(WORKSPACE)
         assert [said.choice for said in review.images] == ["not a duplicate"]
-        with pytest.raises(GuardError, match="what people said"):
+        with pytest.raises(GuardError, match="people have said something else"):
             apply_manifest(apply_config(release.tuesday, execute=True))
 
     def test_a_night_begins_anew_and_says_so(

@@ -216,7 +216,8 @@ def undo_apply(apply_id: str, workspace_url: str, acting: ActingSettings) -> Act
         }
 
         def act(entry: Entry, is_in_doubt: bool) -> tuple[Status, str]:
-            return put_back_image(entry, check, store, is_in_doubt=is_in_doubt)
+            is_purged = journal.is_purged(entry.image.url)
+            return put_back_image(entry, check, store, is_in_doubt=is_in_doubt, is_purged=is_purged)
 
         carry_out_to_end("undo", away, act, journal, held, acting, tried=halfway)
         if journal.has_begun("quarantine"):

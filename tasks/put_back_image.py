@@ -7,7 +7,7 @@ from tasks.stores import Store
 
 
 def put_back_image(
-    entry: Entry, check: TwinCheck, store: Store, *, is_in_doubt: bool
+    entry: Entry, check: TwinCheck, store: Store, *, is_in_doubt: bool, is_purged: bool = False
 ) -> tuple[Status, str]:
     """Move an image from quarantine back to its place.
 
@@ -16,6 +16,7 @@ def put_back_image(
         check: Tells whether what lies there is the image.
         store: The store of both places.
         is_in_doubt: The removal or an earlier undo may have ended halfway.
+        is_purged: A purge has deleted it, which explains that it is nowhere.
 
     Returns:
         `done`, or `already` when the image is in its place and nothing is in quarantine.
@@ -32,6 +33,8 @@ def put_back_image(
             return "already", "in its place"
         if from_url is None:
             raise RefusedError("deleted for good")
+        if is_purged:
+            raise RefusedError("purged, and so deleted for good")
         raise RefusedError("neither in its place nor where it was moved to")
     if not check.is_image(from_url, waiting, image):
         raise RefusedError(f"what lies in quarantine is not the image: {from_url}")

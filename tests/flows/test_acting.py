@@ -81,6 +81,16 @@ def remove_file(url: str) -> None:
     assert store.discard(url, state)
 
 
+def move_folder(url: str, to_url: str) -> None:
+    """Move a folder as `mv` would, or as a tool for S3 would."""
+    if url.startswith("file://"):
+        Path(url.removeprefix("file://")).rename(to_url.removeprefix("file://"))
+        return
+    for path, content in tree(url).items():
+        storage.publish_bytes(f"{to_url}/{path}", content)
+        remove_file(f"{url}/{path}")
+
+
 def problems(summary: ActingSummary) -> dict[str, str]:
     return {problem.url: problem.detail for problem in summary.problems}
 
@@ -333,16 +343,19 @@ def test_purge_empties_the_quarantine_of_what_is_old(written: WrittenNight) -> N
     assert tree(str(applied.to_folder)) == {}
     assert tree(written.source_url) == contents(written, written.kept())
     assert purge(written).num_planned == 0
-    assert undo(written, applied).num_problems == 4
+    undone = undo(written, applied)
+    assert (undone.num_done, set(problems(undone).values())) == (
+        0,
+        {"purged, and so deleted for good"},
+    )
 
 
 def test_workspace_that_was_moved_undoes_purges_and_knows_what_is_gone(
     written: WrittenNight,
 ) -> None:
     applied = apply(written)
-    fs, path = storage.filesystem(written.workspace_url)
-    fs.mv(path, f"{path}-moved", recursive=True)
     moved_url = f"{written.workspace_url}-moved"
+    move_folder(written.workspace_url, moved_url)
     moved = replace(
         written,
         workspace_url=moved_url,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config.profiles import describe
 from tasks import storage
 from tasks.errors import ArtifactError
 from tasks.references import Heeded
@@ -299,4 +300,6 @@ def _parse(content: bytes, url: str) -> RecordedReview:
         return RecordedReview.model_validate_json(body)
     except (ValidationError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            reason = describe(error)
         raise ArtifactError(f"expected a review, found something else: {url} ({reason})") from None

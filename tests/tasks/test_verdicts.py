@@ -14,6 +14,7 @@ from tasks.verdicts import (
     RecordedReview,
     Stay,
     Verdicts,
+    _to_lines,
     fold,
     joined,
     read_reviews,
@@ -197,6 +198,13 @@ def test_review_that_is_gone_is_noticed(tmp_path: Path) -> None:
 def test_what_is_no_review_is_refused(tmp_path: Path, content: bytes) -> None:
     files_of(tmp_path)[1].write_bytes(content)
     with pytest.raises(ArtifactError, match=r"expected a review, found .*000002\.jsonl"):
+        read_reviews(storage.absolute_url(str(tmp_path)))
+
+
+def test_review_of_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    newer = review(keep_all(C)).model_copy(update={"format": "image-dedup verdicts 2"})
+    files_of(tmp_path)[1].write_bytes(_to_lines(newer))
+    with pytest.raises(ArtifactError, match="format: Input should be 'image-dedup verdicts 1'"):
         read_reviews(storage.absolute_url(str(tmp_path)))
 
 

@@ -4,6 +4,7 @@ Each archive in tests/upgrades is a bucket with two nights, their images and the
 release wrote them; `make_workspace.py` beside them says how.
 """
 
+import json
 import logging
 import tarfile
 from collections.abc import Iterator
@@ -11,17 +12,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from config import ActingSettings, ApplyConfig, MaintenanceConfig, load_config
 from flows.acting import apply_manifest, purge_quarantine, undo_apply
 from flows.dedup import dedup
 from flows.maintenance import maintenance
+from flows.reviewing import review_manifest
 from tasks import storage
 from tasks.approvals import read_decision
 from tasks.calibrations import calibration_url, read_calibration
 from tasks.errors import GuardError
 from tasks.manifests import manifest_url_of, read_manifest
+from tasks.schemas import SCHEMA_VERSION
 from tasks.summary import Summary
 from tasks.verdicts import read_reviews
 from tests.one_bucket import as_client
@@ -101,9 +105,8 @@ def release(request: pytest.FixtureRequest, s3_server: S3Server) -> Iterator[Rel
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code whose features and library have another schema than any release before."""
-    for module in ("feature_store", "stage04_collect_features", "stage12_extend_library"):
-        monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
-    for module in ("compact_features", "prune_library"):
+    deciding = ("feature_store", "stage04_collect_features", "stage12_extend_library")
+    for module in (*deciding, "compact_features", "prune_library"):
         monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
 
 
@@ -115,6 +118,13 @@ def run(night: str) -> Summary:
 def apply_config(run_id: str, **settings: object) -> ApplyConfig:
     said = {"manifest_url": manifest_url_of(WORKSPACE, run_id), "acting": ACTING}
     return ApplyConfig.model_validate({**said, **settings})
+
+
+def test_this_release_goes_on_where_one_of_its_own_schema_was(release: Release) -> None:
+    is_ours = release.schema_version == SCHEMA_VERSION
+    summary = run("tuesday")
+    assert summary.num_embedded == (0 if is_ours else 8)
+    assert summary.num_remove_for_earlier == (2 if is_ours else 0)
 
 
 @pytest.mark.usefixtures("newer")
@@ -165,6 +175,19 @@ class TestUnderNewerCode:
         assert [said.choice for said in review.images] == ["not a duplicate"]
         with pytest.raises(GuardError, match="people have said something else"):
             apply_manifest(apply_config(release.tuesday, execute=True))
+
+    def test_a_decision_is_reviewed(self, release: Release) -> None:
+        manifest = read_manifest(manifest_url_of(WORKSPACE, release.reviewed))
+        rows = manifest.table.filter(pc.equal(manifest.table["action"], "remove"))
+        review = {
+            "format": "image-dedup review 1",
+            "run_id": release.reviewed,
+            "manifest_digest": manifest.digest,
+            "choices": [{"choice": "not a duplicate", "url": rows["url"][0].as_py()}],
+        }
+        storage.publish_bytes(f"{WORKSPACE}/review.json", json.dumps(review).encode())
+        reviewed = review_manifest(manifest.url, f"{WORKSPACE}/review.json")
+        assert (reviewed.number, reviewed.num_changed_to_keep) == (2, 1)
 
     def test_a_night_begins_anew_and_says_so(
         self, release: Release, caplog: pytest.LogCaptureFixture

@@ -23,6 +23,7 @@ from tasks.segments import (
     Place,
     Segment,
     find_segments,
+    libraries_of,
     listed,
     look_at_file,
     merged_name,
@@ -75,8 +76,7 @@ def merge_libraries(workspace_url: str) -> list[LibraryMerge]:
         StorageError: The workspace is neither on a local disk nor on S3.
         ArtifactError: A segment is damaged.
     """
-    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
-    return [merge_library(url) for url in storage.list_names(folder_url)]
+    return [merge_library(url) for url in libraries_of(workspace_url)]
 
 
 def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> LibraryMerge:

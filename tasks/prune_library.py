@@ -15,7 +15,7 @@ from tasks import storage
 from tasks.errors import MissingArtifactError
 from tasks.library import ROWS_PER_GROUP, latest, not_empty, pruned_name, segment_names
 from tasks.schemas import LIBRARY
-from tasks.segments import look_at_segments, read_segments
+from tasks.segments import libraries_of, look_at_segments, read_segments
 from tasks.stores import store_of
 
 logger = logging.getLogger(__name__)
@@ -55,10 +55,9 @@ def prune_library(workspace_url: str, pruning: Pruning, *, execute: bool) -> lis
     Returns:
         The segments that lose images.
     """
-    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
     return [
         segment
-        for library in storage.list_names(folder_url)
+        for library in libraries_of(workspace_url)
         for segment in _prune_segments(library, pruning, execute=execute)
     ]
 

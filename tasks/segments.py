@@ -9,6 +9,7 @@ merged file, and else the smaller one, since pruning only takes away.
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
-from tasks.schemas import LIBRARY, fingerprint
+from tasks.schemas import LIBRARY, SCHEMA_VERSION, fingerprint
+
+logger = logging.getLogger(__name__)
 
 SEGMENTS = "segments"
 """The metadata entry that lists the segments of a merged file."""
@@ -49,6 +52,24 @@ class Place(NamedTuple):
     first_group: int = 0
     segment: Segment | None = None
     """None where it is a file of its own, which says all that itself."""
+
+
+def libraries_of(workspace_url: str) -> list[str]:
+    """The libraries of a workspace that this release can tidy, which are those that it made."""
+    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
+    return [url for url in storage.list_names(folder_url) if _is_ours(url)]
+
+
+def _is_ours(library: str) -> bool:
+    for url in storage.list_parquet(library)[:1]:
+        try:
+            version = storage.read_metadata(url).get("schema_version", str(SCHEMA_VERSION))
+        except MissingArtifactError:  # merged meanwhile, which only its own release does
+            continue
+        if version != str(SCHEMA_VERSION):
+            logger.info("left alone, because its schema version is %s: %s", version, library)
+            return False
+    return True
 
 
 def merged_name(names: list[str]) -> str:

@@ -114,10 +114,14 @@ def decision_about(workspace_url: str, folder_url: str, name: str) -> dict[str, 
     """What the manifest behind a segment of the library says of itself; empty when it is gone."""
     (segment,) = look_at_segments(folder_url, [name])
     run_id = segment.metadata.get("run_id")
+    if run_id is None:
+        return {}
     try:
-        return storage.read_metadata(manifest_url_of(workspace_url, run_id)) if run_id else {}
+        said = storage.read_metadata(manifest_url_of(workspace_url, run_id))
     except ArtifactError:
         return {}
+    # A manifest has a version of its own.
+    return said | {"schema_version": segment.metadata["schema_version"]}
 
 
 def count_images(folder_url: str, names: Sequence[str]) -> int:

@@ -23,7 +23,7 @@ from tasks.segments import (
     Place,
     Segment,
     find_segments,
-    libraries_of,
+    is_of_another_release,
     listed,
     look_at_file,
     merged_name,
@@ -76,7 +76,9 @@ def merge_libraries(workspace_url: str) -> list[LibraryMerge]:
         StorageError: The workspace is neither on a local disk nor on S3.
         ArtifactError: A segment is damaged.
     """
-    return [merge_library(url) for url in libraries_of(workspace_url)]
+    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
+    libraries = storage.list_names(folder_url)
+    return [merge_library(url) for url in libraries if not is_of_another_release(url)]
 
 
 def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> LibraryMerge:

@@ -15,7 +15,7 @@ from tasks import storage
 from tasks.errors import MissingArtifactError
 from tasks.library import ROWS_PER_GROUP, latest, not_empty, pruned_name, segment_names
 from tasks.schemas import LIBRARY
-from tasks.segments import libraries_of, look_at_segments, read_segments
+from tasks.segments import is_of_another_release, look_at_segments, read_segments
 from tasks.stores import store_of
 
 logger = logging.getLogger(__name__)
@@ -55,15 +55,18 @@ def prune_library(workspace_url: str, pruning: Pruning, *, execute: bool) -> lis
     Returns:
         The segments that lose images.
     """
+    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
     return [
         segment
-        for library in libraries_of(workspace_url)
+        for library in storage.list_names(folder_url)
         for segment in _prune_segments(library, pruning, execute=execute)
     ]
 
 
 def _prune_segments(library: str, pruning: Pruning, *, execute: bool) -> Iterator[PrunedSegment]:
     names = not_empty(latest(segment_names(library)))
+    if is_of_another_release(library):
+        return
     try:
         parts = read_segments(library, names, LIBRARY.names)
         for name, of_segment in itertools.groupby(parts, key=lambda part: part[0]):

@@ -54,24 +54,6 @@ class Place(NamedTuple):
     """None where it is a file of its own, which says all that itself."""
 
 
-def libraries_of(workspace_url: str) -> list[str]:
-    """The libraries of a workspace that this release can tidy, which are those that it made."""
-    folder_url = storage.join(storage.absolute_url(workspace_url), "library")
-    return [url for url in storage.list_names(folder_url) if _is_ours(url)]
-
-
-def _is_ours(library: str) -> bool:
-    for url in storage.list_parquet(library)[:1]:
-        try:
-            version = storage.read_metadata(url).get("schema_version", str(SCHEMA_VERSION))
-        except MissingArtifactError:  # merged meanwhile, which only its own release does
-            continue
-        if version != str(SCHEMA_VERSION):
-            logger.info("left alone, because its schema version is %s: %s", version, library)
-            return False
-    return True
-
-
 def merged_name(names: list[str]) -> str:
     """Name a merged file by its segments."""
     return f"merged-{fingerprint(names)}.parquet"
@@ -197,6 +179,18 @@ def look_at_file(url: str) -> Segment:
     """Say what is known of a segment that is a file of its own."""
     with storage.open_table(url, LIBRARY) as table:
         return Segment(url.rpartition("/")[2], table.num_rows, table.num_groups, table.metadata)
+
+
+def is_of_another_release(library: str) -> bool:
+    """Tell whether a library was written by another release, which knows better what to do with it.
+
+    Its folder is named by the features, whose version is the release's, so one file tells for all.
+    """
+    for url in storage.list_parquet(library)[:1]:
+        if storage.read_metadata(url).get("schema_version") != str(SCHEMA_VERSION):
+            logger.info("left alone, for another release wrote it: %s", library)
+            return True
+    return False
 
 
 def listed(segments: Iterable[Segment]) -> str:

@@ -91,10 +91,9 @@ def look_at(store_url: str, url: str) -> SmallFile | None:
     try:
         state = store_of(url).stat(url)
         with storage.open_table(url, FEATURES) as table:
-            is_ours = store_url.endswith(
-                f"/{table.metadata.get('fingerprint')}"
-            ) and table.metadata.get("schema_version") == str(SCHEMA_VERSION)
-            if state is None or not is_ours or not table.num_rows:
+            is_ours = store_url.endswith(f"/{table.metadata.get('fingerprint')}")
+            is_known = table.metadata.get("schema_version") == str(SCHEMA_VERSION)
+            if state is None or not is_ours or not is_known or not table.num_rows:
                 return None
             first_url = pc.min(table.read(0, ["url"])["url"]).as_py()
             metadata = tuple(sorted(table.metadata.items()))

@@ -390,3 +390,29 @@ def same_values(values: pa.ChunkedArray, others: pa.ChunkedArray) -> pa.ChunkedA
     """Tell for each value whether it is the other one; null is null's equal."""
     both_null = pc.and_(pc.is_null(values), pc.is_null(others))
     return pc.or_(pc.fill_null(pc.equal(values, others), False), both_null)
+
+
+def differences_from(store: str, settings: FeatureSettings) -> Iterator[str]:
+    """Say in what the features of a store differ from those of a run; nothing if it has none.
+
+    Args:
+        store: Folder of feature files of other settings or another release.
+        settings: What turns an image into a feature in this run.
+    """
+    wanted = _as_flat(feature_metadata(settings))
+    for url in storage.list_parquet(store)[:1]:
+        try:
+            found = _as_flat(storage.read_metadata(url))
+        except MissingArtifactError:  # compacted meanwhile
+            continue
+        others = [name for name, value in wanted.items() if found.get(name) != value]
+        for name in others:
+            yield f"{name} {wanted[name]}, was {found.get(name)}"
+        if not others:
+            yield "the code that makes features is another"
+
+
+def _as_flat(metadata: dict[str, str]) -> dict[str, str]:
+    settings = json.loads(metadata.get("settings", "{}"))
+    named = {name: metadata.get(name, "unknown") for name in ("schema_version", "weights_digest")}
+    return named | {name: str(value) for name, value in settings.items()}

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from config import DedupConfig
 from tasks import storage
-from tasks.beginning import differences_from
 from tasks.errors import ArtifactError, ChangedSettingsError
+from tasks.feature_store import differences_from
 from tasks.library import latest, library_url, night_of, not_empty, segment_names
 from tasks.manifests import manifest_url_of
 from tasks.references import Inventory

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from config import DedupConfig
 from tasks import storage
-from tasks.beginning import why_anew
 from tasks.change_gate import chain_lengths, shard_lengths
 from tasks.feature_store import gate_name, settled_image_ids, store_url
 from tasks.references import Inventory, Shard
@@ -31,12 +30,6 @@ def plan_shards(inventory: Inventory, config: DedupConfig) -> list[Shard]:
     workspace_url = storage.absolute_url(config.workspace_url)
     listed = storage.read_table(inventory.url, INVENTORY)
     store = store_url(workspace_url, config.features)
-    if differences := why_anew(workspace_url, config.features):
-        logger.warning(
-            "features and library of this workspace begin anew (%s): every image is embedded, and "
-            "nothing that earlier nights kept is compared with",
-            "; ".join(differences),
-        )
     views = view_names(listed["camera"], config)
     settled = settled_image_ids(store, listed["image_id"], gate_name(config), views=views)
     pending = pending_images(listed, views, settled)

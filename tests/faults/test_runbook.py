@@ -121,10 +121,11 @@ def test_lock_says_who_holds_it_and_a_dead_one_is_taken_over(tmp_path: Path) -> 
     assert not dead.exists()
 
 
-def commands_under(heading: str) -> str:
-    """The last block of commands of a recipe."""
-    (recipe,) = (part for part in RUNBOOK.split("\n## ") if part.startswith(heading))
-    return re.findall(r"```\n(.*?)```", recipe, re.DOTALL)[-1]  # type: ignore[no-any-return]
+def commands_with(text: str) -> str:
+    """The block of commands that a text is in."""
+    blocks = re.findall(r"```\n(.*?)```", RUNBOOK, re.DOTALL)
+    (found,) = (block for block in blocks if text in block)
+    return found
 
 
 def test_all_applies_are_undone_by_the_commands_of_the_runbook(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_all_applies_are_undone_by_the_commands_of_the_runbook(tmp_path: Path) -
         Path(again.manifest_url.removeprefix("file://")).rename(moved)
         done = dedup("apply", str(moved), "--delete", "--execute")
         assert done.returncode == 0, done.stderr
-    script = commands_under("A wrong eps").replace(".venv/bin/dedup", str(DEDUP))
+    script = commands_with("for apply in").replace(".venv/bin/dedup", str(DEDUP))
     undone = subprocess.run(
         ["bash", "-euc", script],
         env=os.environ | {"W": str(workspace)},

@@ -1,8 +1,10 @@
 """Every profile in config/ runs a night in the place that it is for."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed import LocalCluster
 
 from config import load_config
 from flows.dedup import dedup
@@ -16,19 +18,31 @@ PLACE_OF = {"laptop": "local", "server_s3": "s3", "cluster": "s3"}
 CAMERAS = ("junction-1", "junction-2")
 
 
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """Address of a Dask cluster whose two workers are threads of this process."""
+    shape = {"n_workers": 2, "threads_per_worker": 1, "processes": False}
+    with LocalCluster(**shape, protocol="tcp://", dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
 @pytest.mark.parametrize(
     ("profile", "place"), PLACE_OF.items(), ids=list(PLACE_OF), indirect=["place"]
 )
-def test_profile_runs_a_night(night: Night, profile: str, place: str) -> None:
+def test_profile_runs_a_night(
+    night: Night, profile: str, place: str, request: pytest.FixtureRequest
+) -> None:
     for camera in CAMERAS:
         for path in sorted((night.folder / camera).iterdir()):
             storage.publish_bytes(f"{place}/night/{camera}/{path.name}", path.read_bytes())
+    execution = {"workers": 2, "images_per_shard": 6}
+    if profile == "cluster":
+        execution["cluster_address"] = request.getfixturevalue("scheduler")
     said = {
         "source_url": f"{place}/night",
         "workspace_url": f"{place}/workspace",
-        # As small as it gets: two processes of a cluster on this machine, and a quick forward pass.
         "features": {"image_size": 32, "dtype": "float32"},
-        "execution": {"workers": 2, "images_per_shard": 6},
+        "execution": execution,
     }
     summary = dedup(load_config(PROFILES / f"{profile}.yaml", said))
     assert (summary.num_images, summary.num_embedded, summary.num_unreadable) == (11, 11, 0)

@@ -4,24 +4,27 @@ Each archive in tests/upgrades is a bucket with two nights, their images and the
 release wrote them; `make_workspace.py` beside them says how.
 """
 
-import logging
+import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 
 from config import ActingSettings, ApplyConfig, MaintenanceConfig, load_config
 from flows.acting import apply_manifest, purge_quarantine, undo_apply
 from flows.dedup import dedup
 from flows.maintenance import maintenance
+from flows.reviewing import review_manifest
 from tasks import storage
 from tasks.approvals import read_decision
 from tasks.calibrations import calibration_url, read_calibration
 from tasks.errors import ChangedSettingsError, GuardError
 from tasks.manifests import manifest_url_of, read_manifest
+from tasks.schemas import SCHEMA_VERSION
 from tasks.summary import Summary
 from tasks.verdicts import read_reviews
 from tests.one_bucket import as_client
@@ -101,19 +104,26 @@ def release(request: pytest.FixtureRequest, s3_server: S3Server) -> Iterator[Rel
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code whose features and library have another schema than any release before."""
-    writers = ("feature_store", "stage04_collect_features", "stage12_extend_library")
-    for module in (*writers, "stage00_check_settings", "compact_features", "segments"):
+    deciding = ("feature_store", "stage04_collect_features", "stage12_extend_library")
+    for module in (*deciding, "compact_features", "segments"):
         monkeypatch.setattr(f"tasks.{module}.SCHEMA_VERSION", 99)
 
 
-def run(night: str, **settings: object) -> Summary:
+def run(night: str, *, rebuild: bool = False) -> Summary:
     places = {"source_url": f"{BUCKET}/{night}", "workspace_url": WORKSPACE}
-    return dedup(load_config(None, {**places, "features": FEATURES, **settings}))
+    return dedup(load_config(None, {**places, "features": FEATURES, "rebuild": rebuild}))
 
 
 def apply_config(run_id: str, **settings: object) -> ApplyConfig:
     said = {"manifest_url": manifest_url_of(WORKSPACE, run_id), "acting": ACTING}
     return ApplyConfig.model_validate({**said, **settings})
+
+
+def test_this_release_goes_on_where_one_of_its_own_schema_was(release: Release) -> None:
+    is_ours = release.schema_version == SCHEMA_VERSION
+    summary = run("tuesday", rebuild=not is_ours)
+    assert summary.num_embedded == (0 if is_ours else 8)
+    assert summary.num_remove_for_earlier == (2 if is_ours else 0)
 
 
 @pytest.mark.usefixtures("newer")
@@ -165,25 +175,33 @@ class TestUnderNewerCode:
         with pytest.raises(GuardError, match="people have said something else"):
             apply_manifest(apply_config(release.tuesday, execute=True))
 
-    def test_a_night_begins_anew_only_when_told(self, release: Release) -> None:
-        was = f"schema_version 99, was {release.schema_version}"
-        with pytest.raises(ChangedSettingsError, match=rf"other features \({was}\)\. None of its"):
-            run("tuesday")
-        assert in_bucket("workspace").keys() == {p for p in release.contents if "workspace/" in p}
+    def test_a_decision_is_reviewed(self, release: Release) -> None:
+        manifest = read_manifest(manifest_url_of(WORKSPACE, release.reviewed))
+        rows = manifest.table.filter(pc.equal(manifest.table["action"], "remove"))
+        review = {
+            "format": "image-dedup review 1",
+            "run_id": release.reviewed,
+            "manifest_digest": manifest.digest,
+            "choices": [{"choice": "not a duplicate", "url": rows["url"][0].as_py()}],
+        }
+        storage.publish_bytes(f"{WORKSPACE}/review.json", json.dumps(review).encode())
+        reviewed = review_manifest(manifest.url, f"{WORKSPACE}/review.json")
+        assert (reviewed.number, reviewed.num_changed_to_keep) == (2, 1)
 
-    def test_a_night_begins_anew_and_says_so(
-        self, release: Release, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        with caplog.at_level(logging.WARNING, "tasks"):
-            summary = run("tuesday", rebuild=True)
+    def test_a_night_begins_anew_only_when_told(self, release: Release) -> None:
+        with pytest.raises(ChangedSettingsError) as refusal:
+            run("tuesday")
+        assert str(refusal.value).startswith(
+            "the library of this workspace has other features (schema_version 99, was "
+            f"{release.schema_version}). None of its 7 images of 2 nights would be "
+            "compared with, and every image would be embedded anew. --rebuild "
+        )
+        assert in_bucket("workspace").keys() == {
+            path for path in release.contents if path.startswith("workspace/")
+        }
+        summary = run("tuesday", rebuild=True)
         assert (summary.num_embedded, summary.num_remove_for_earlier) == (8, 0)
         assert summary.num_stay_reviewed == 1
-        (warning,) = (message for message in caplog.messages if "begin anew" in message)
-        assert warning == (
-            "features and library of this workspace begin anew (schema_version 99, was "
-            f"{release.schema_version}): every image is embedded, and nothing that earlier nights "
-            "kept is compared with"
-        )
 
     def test_maintenance_leaves_what_it_cannot_read(self, release: Release) -> None:
         config = {"workspace_url": WORKSPACE, "prune_library_older_than": "0s"}

@@ -525,7 +525,8 @@ def _check_columns(url: str, written: pa.Schema, schema: pa.Schema, wanted: list
         found = written.field(name).type if times == 1 else ("there twice" if times else "missing")
         if found != schema.field(name).type:
             raise ArtifactError(
-                f"column {name} is {found}, expected {schema.field(name).type}: {url}"
+                f"column {name} is {found}, expected {schema.field(name).type}: {url} (damaged, or "
+                "of a release whose artifacts this one does not read: run the night again)"
             )
 
 

@@ -675,7 +675,7 @@ class TestTables:
         storage.publish_table(url, pa.table({"a": ["1"], "b": ["x"]}))
         with pytest.raises(ArtifactError) as refusal:
             storage.read_table(url, SCHEMA)
-        assert str(refusal.value) == f"column a is string, expected int64: {url}"
+        assert str(refusal.value).startswith(f"column a is string, expected int64: {url} (")
         assert storage.read_table(url, SCHEMA, ["b"]).to_pydict() == {"b": ["x"]}
 
     def test_feature_of_another_length_is_named_with_what_was_expected(
@@ -692,7 +692,7 @@ class TestTables:
         storage.publish_table(url, TABLE.select(["a"]))
         with pytest.raises(ArtifactError) as refusal:
             storage.read_table(url, SCHEMA)
-        assert str(refusal.value) == f"column b is missing, expected string: {url}"
+        assert str(refusal.value).startswith(f"column b is missing, expected string: {url} (")
 
     def test_missing_column_is_refused(self, tmp_path: Path) -> None:
         url = f"{tmp_path}/a.parquet"

@@ -24,7 +24,7 @@ class _Source(_Part):
 
 class _Neighbors(_Part):
     eps: float = Field(default=0.05, ge=0, le=1)
-    scene_eps: float = Field(default=0.05, ge=0, le=1)
+    scene_eps: float = Field(default=0.03, ge=0, le=1)
 
 
 class PartitionedBy(_Part):

@@ -149,6 +149,7 @@ def prepare(manifest: LoadedManifest, num_pairs: int, originals: Originals) -> I
     items_of = without_own_eps(dict(comparable_items(images)), manifest)
     features = open_features(storage.join(run_url, "features.npy"))
     eps = manifest.summary.eps
+    is_of_scenes = partitioned_by(manifest.metadata).view.compare == "scene"
     with blas.one_thread():
         found = find_boundary_pairs(
             features, list(items_of.values()), distance_edges(eps), seed=SEED
@@ -172,6 +173,7 @@ def prepare(manifest: LoadedManifest, num_pairs: int, originals: Originals) -> I
     fresh = Calibration(
         run_id=manifest.summary.run_id,
         eps=eps,
+        setting="scene_eps" if is_of_scenes else "eps",
         partitions=tuple(
             Partition(name=name, num_images=int(num), counts=tuple(np.round(counts, 1).tolist()))
             for name, num, counts in zip(names, num_images, found.counts, strict=True)

@@ -55,6 +55,8 @@ class Calibration(_Document):
     run_id: str
     eps: float = Field(ge=0, le=1)
     """With which the run was decided."""
+    setting: Literal["eps", "scene_eps"] = "eps"
+    """Where a profile says it."""
     partitions: tuple[Partition, ...]
     answers: tuple[Answer, ...] = ()
 
@@ -95,6 +97,8 @@ class CalibrationResult(_Document):
     num_different: int
     num_unsure: int
     wanted_precision: float
+    setting: Literal["eps", "scene_eps"] = "eps"
+    """What of a profile the answers are about."""
     configured: Estimate
     """The eps that the run was decided with."""
     suggested: Estimate | None
@@ -182,6 +186,7 @@ def conclude(calibration: Calibration, wanted_precision: float) -> CalibrationRe
         num_different=said.count("different"),
         num_unsure=said.count("unsure"),
         wanted_precision=wanted_precision,
+        setting=calibration.setting,
         configured=_estimate(curve, configured),
         suggested=None if best is None else _estimate(curve, best),
         is_at_end=best is not None and best >= len(curve.eps) - _BINS_AT_END,
@@ -248,7 +253,7 @@ def profile_lines(result: CalibrationResult) -> str:
     """The lines of a YAML profile that take up the suggestion; empty without one."""
     if result.suggested is None:
         return ""
-    return f"neighbors:\n  eps: {result.suggested.eps:g}\n"
+    return f"neighbors:\n  {result.setting}: {result.suggested.eps:g}\n"
 
 
 def _suggestion(estimate: Estimate | None, is_at_end: bool = False) -> str:

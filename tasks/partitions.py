@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from config import CameraSettings, DedupConfig, ViewSettings
+from config import CameraSettings, DedupConfig, NeighborSettings, ViewSettings
 from config.fields import Pattern
 from tasks.comparisons import Eps
 from tasks.paths import partition_of, relative_to
@@ -23,8 +23,8 @@ class _Source(_Part):
 
 
 class _Neighbors(_Part):
-    eps: float = Field(default=0.05, ge=0, le=1)
-    scene_eps: float = Field(default=0.03, ge=0, le=1)
+    eps: float = Field(default=NeighborSettings().eps, ge=0, le=1)
+    scene_eps: float = Field(default=NeighborSettings().scene_eps, ge=0, le=1)
 
 
 class PartitionedBy(_Part):

@@ -161,14 +161,17 @@ def test_both_partitions_are_asked_about_and_the_order_is_always_the_same(run: W
 def test_cameras_with_an_eps_of_their_own_are_not_asked_about(run: WrittenRun) -> None:
     manifest = read_manifest(run.manifest_url)
 
-    def asked_about(*patterns: str) -> set[str]:
+    def asked_about(*patterns: str, compare: str = "image") -> set[str]:
         cameras = [{"pattern": pattern, "eps": 0.01} for pattern in patterns]
-        metadata = manifest.metadata | {"config": json.dumps({"cameras": cameras})}
+        said = {"cameras": cameras, "view": {"compare": compare}}
+        metadata = manifest.metadata | {"config": json.dumps(said)}
         asking = prepare(replace(manifest, metadata=metadata), 20, Originals(manifest))
+        assert asking.calibration.setting == ("eps" if compare == "image" else "scene_eps")
         return {partition.name for partition in asking.calibration.partitions}
 
     assert asked_about("nowhere") == {"north", "south"}
     assert asked_about("^north$") == {"south"}
+    assert asked_about("^north$", compare="scene") == {"south"}
     with pytest.raises(ArtifactError, match="but all cameras have one of their own"):
         asked_about("north", "south")
 

@@ -93,9 +93,8 @@ def kept_of(summary: Summary) -> list[str]:
 
 def test_other_region_of_one_camera_embeds_that_camera_alone(cameras: Path, tmp_path: Path) -> None:
     plain = run(cameras, tmp_path)
-    region_of_west = {"cameras": [{"pattern": "^west$"} | ROAD], "rebuild": True}
-    of_west = run(cameras, tmp_path, **region_of_west)
-    again = run(cameras, tmp_path, **region_of_west)
+    of_west = run(cameras, tmp_path, cameras=[{"pattern": "^west$"} | ROAD], rebuild=True)
+    again = run(cameras, tmp_path, cameras=[{"pattern": "^west$"} | ROAD])
     back = run(cameras, tmp_path, rebuild=True)
 
     assert [plain.num_embedded, of_west.num_embedded, again.num_embedded, back.num_embedded] == [

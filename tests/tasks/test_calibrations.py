@@ -56,6 +56,8 @@ def test_result_tells_the_eps_its_precision_and_what_was_said() -> None:
     assert result.partitions == ()
     assert [estimate.eps for estimate in result.curve][::8] == [0.00662, 0.2]
     assert profile_lines(result) == f"neighbors:\n  eps: {result.suggested.eps}\n"
+    of_scenes = result.model_copy(update={"setting": "scene_eps"})
+    assert profile_lines(of_scenes) == f"neighbors:\n  scene_eps: {result.suggested.eps}\n"
 
 
 def test_text_for_people() -> None:

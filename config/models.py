@@ -112,8 +112,8 @@ class NeighborSettings(Settings):
     """Largest cosine distance that joins two images."""
 
     scene_eps: float = Field(default=0.03, ge=0.0, le=1.0)
-    """The same where scenes are compared. Measured on a camera with labels: nearly all frames of the
-    empty road are within it of each other, and one of 61 with a car is (docs/cameras.md)."""
+    """The same where scenes are compared. Measured on a camera with labels: nearly all frames of
+    the empty road are within it of each other, and one of 61 with a car is (docs/cameras.md)."""
 
     exact_up_to: int = Field(default=20_000, ge=0)
     """In partitions of at most this many images all pairs are compared, in larger ones those of

@@ -239,8 +239,8 @@ class DedupConfig(Settings):
     """Write a manifest even when shards failed. It says so, and their images are skipped in it."""
 
     rebuild: bool = False
-    """Go on when other settings than before leave the library of earlier nights behind, or decide
-    anew about a night that it has. Without, such a run ends before it begins."""
+    """Go on when other settings than before leave the library of earlier nights behind, or cameras
+    in it, or decide anew about a night that it has. Without, such a run ends before it begins."""
 
     alerts: AlertSettings = AlertSettings()
     """When a night is so unlike the earlier ones that somebody is told; decides nothing."""

@@ -79,7 +79,7 @@ def dedup(config: DedupConfig) -> Summary:
 
     Raises:
         ChangedSettingsError: Other settings than before would leave behind what earlier nights
-            have done; nothing was written.
+            have done; nothing was written but, at most, the listing of the night.
         NightIncompleteError: Shards failed for good; everything embedded is kept, and the same
             run again embeds only what is missing.
         DedupError: Anything else that a person must mend.

@@ -6,19 +6,30 @@ the manifest of the run that its segment names. Where these are gone, nobody can
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from config import DedupConfig
 from tasks import storage
 from tasks.errors import ArtifactError, ChangedSettingsError
 from tasks.feature_store import differences_from
-from tasks.library import latest, library_url, night_of, not_empty, segment_names
+from tasks.library import (
+    iterate_segments,
+    latest,
+    library_url,
+    night_of,
+    not_empty,
+    segment_names,
+)
 from tasks.manifests import manifest_url_of
-from tasks.references import Inventory
+from tasks.references import Inventory, Library
+from tasks.schemas import INVENTORY
 from tasks.segments import look_at_segments
 from tasks.stage import stage
+from tasks.views import view_name
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +42,8 @@ Change = tuple[str, object, object]
 _MAX_NAMED = 8
 _MAX_CHARACTERS = 60
 
-_SEPARATING = ("source.partition_by", "view.", "cameras")
-"""Settings that say which images are compared at all, and in which view."""
+_OF_VIEWS = ("view.", "cameras")
+"""Settings that say in which view images are compared."""
 
 _TOLD = (
     "--rebuild (in a profile rebuild: true) does it all the same, --no-library compares within the "
@@ -77,21 +88,53 @@ def check_night(inventory: Inventory, config: DedupConfig) -> None:
 
     Raises:
         ChangedSettingsError: The library has what the night kept when it was decided with other
-            settings, and later nights may have been compared with that.
+            settings, and later nights may have been compared with that; or it has cameras of the
+            night in other views only.
     """
     workspace_url = storage.absolute_url(config.workspace_url)
     folder_url = library_url(workspace_url, config.features)
     names = not_empty(latest(segment_names(folder_url)))
-    mine = [name for name in names if night_of(name) == inventory.night_id]
-    if not mine or config.rebuild:
+    if not names or config.rebuild:
         return
-    changes = changes_since(workspace_url, folder_url, mine[0], config)
+    changes = changes_since(workspace_url, folder_url, names[-1], config)
+    if any(name.startswith(_OF_VIEWS) for name, _, _ in changes):
+        cameras = storage.read_table(inventory.url, INVENTORY, ["camera"])["camera"]
+        check_views(Library(folder_url, tuple(names)), pc.unique(cameras).to_pylist(), config)
+    mine = [name for name in names if night_of(name) == inventory.night_id]
+    changes = changes_since(workspace_url, folder_url, mine[0], config) if mine else []
     if changes:
         num_later = sum(name > mine[0] for name in names)
         raise ChangedSettingsError(
             f"this night was decided before with other settings ({named(changes)}). What it kept "
             f"then, {count_images(folder_url, mine):,} images in the library, would be replaced by "
             f"what it keeps now; {num_later:,} nights have come after it. {_TOLD}"
+        )
+
+
+def check_views(library: Library, cameras: Sequence[str], config: DedupConfig) -> None:
+    """Refuse to look at cameras in views that the library has nothing of, but has of others.
+
+    Raises:
+        ChangedSettingsError: Names some of them and counts the images that would not count.
+    """
+    counts: Counter[tuple[str, str | None]] = Counter()
+    for rows in iterate_segments(library, ["camera", "view"]):
+        columns = (rows[name].to_pylist() for name in ("camera", "view"))
+        counts.update(zip(*columns, strict=True))
+    kept: Counter[str] = Counter()
+    for (camera, _), count in counts.items():
+        kept[camera] += count
+    left = [
+        camera
+        for camera in sorted(cameras)
+        if kept[camera] and not counts[camera, view_name(config.of_partition(camera).view)]
+    ]
+    if left:
+        shown = ", ".join(map(repr, left[:_MAX_NAMED])) + ", …" * (len(left) > _MAX_NAMED)
+        raise ChangedSettingsError(
+            f"{len(left):,} partitions are seen in another view than before: {shown}. None of the "
+            f"{sum(kept[camera] for camera in left):,} images that the library has of them would "
+            f"be compared with, and theirs would be embedded anew. {_TOLD}"
         )
 
 
@@ -103,10 +146,10 @@ def log_changes(workspace_url: str, folder_url: str, name: str, config: DedupCon
     logger.info(
         "other settings than those of the last night: %s; the library stays", named(changes)
     )
-    if any(name.startswith(_SEPARATING) for name, _, _ in changes):
+    if any(name == "source.partition_by" for name, _, _ in changes):
         logger.warning(
-            "images that are in another partition or seen in another view than then are not "
-            "compared with what earlier nights kept of them"
+            "images that are in another partition than then are not compared with what earlier "
+            "nights kept of them"
         )
 
 

@@ -49,13 +49,17 @@ def run(folder: Path, name: str, workspace: str = "workspace", **settings: Any) 
 
 
 def refusal(folder: Path, name: str, **settings: Any) -> str:
-    """What a run says that must not write anything: not even a feature."""
+    """What a run says that must not write anything but, at most, the listing of the night."""
     workspace = folder / "workspace"
     said = {"source_url": str(folder / name), "workspace_url": str(workspace)}
     before = tree(storage.absolute_url(str(workspace)))
     with pytest.raises(ChangedSettingsError) as refused:
         dedup(load_config(None, {"features": FEATURES_OF_TESTS} | settings | said))
-    assert tree(storage.absolute_url(str(workspace))) == before
+    after = tree(storage.absolute_url(str(workspace)))
+    assert {path: after[path] for path in before} == before
+    assert {path.rpartition("/")[2] for path in after.keys() - before.keys()} <= {
+        "inventory.parquet"
+    }
     return str(refused.value)
 
 
@@ -136,9 +140,21 @@ def test_other_settings_for_a_new_night_are_one_line_of_log(
     assert lines == [
         "other settings than those of the last night: neighbors.eps 0.04, was 0.05; "
         'source.partition_by "^(.)", was null; the library stays',
-        "images that are in another partition or seen in another view than then are not compared "
-        "with what earlier nights kept of them",
+        "images that are in another partition than then are not compared with what earlier nights "
+        "kept of them",
     ]
+
+
+def test_camera_is_seen_in_another_view_only_when_told(folder: Path) -> None:
+    run(folder, "monday")
+    masked = {"view": {"region": [0.0, 0.1, 1.0, 1.0]}}
+
+    assert refusal(folder, "tuesday", **masked) == (
+        "1 partitions are seen in another view than before: ''. None of the 2 images that the "
+        f"library has of them would be compared with, and theirs would be embedded anew. {TOLD}"
+    )
+    elsewhere = [{"pattern": "somewhere else", **masked}]
+    assert run(folder, "tuesday", cameras=elsewhere).num_remove_for_earlier == 1
 
 
 def test_where_nobody_can_tell_the_library_is_asked_about_and_the_night_is_not(

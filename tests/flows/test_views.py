@@ -122,7 +122,7 @@ def test_library_of_another_view_is_not_compared_but_what_was_kept_stays(
 
     workspace = tmp_path / "workspace"
     run(night("a", first_=1), workspace)
-    second = run(night("b", second=2), workspace, **ROAD)
+    second = run(night("b", second=2), workspace, **ROAD, rebuild=True)
     third = run(night("a", third_=3), workspace, **ROAD)
     of_west = [{"pattern": "^west$", "view": {}}]
     fourth = run(night("c", fourth=4), workspace, cameras=of_west, **ROAD)

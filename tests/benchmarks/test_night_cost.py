@@ -8,7 +8,7 @@ import pytest
 from benchmarks.made_features import kept_features
 from benchmarks.night_cost import OTHER_CAMERAS, exponent, write_library
 from config import FeatureSettings
-from tasks.library import features_of, file_names, iterate_segments, library_url
+from tasks.library import features_of, iterate_segments, library_url, segment_names
 from tasks.references import Library
 from tasks.schemas import LIBRARY
 
@@ -20,7 +20,7 @@ def test_library_has_some_images_near_those_of_the_night(tmp_path: Path) -> None
     write_library(str(tmp_path), 100, 2, settings, near, ["road", "road", "table"])
 
     folder = library_url(str(tmp_path), settings)
-    names = file_names(folder)
+    names = segment_names(folder)
     segments = list(iterate_segments(Library(folder, tuple(names)), LIBRARY.names))
     assert [rows.num_rows for rows in segments] == [50, 50]
     assert {camera for rows in segments for camera in rows["camera"].to_pylist()} == {

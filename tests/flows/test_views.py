@@ -16,7 +16,7 @@ from PIL import Image
 from config import load_config
 from flows.dedup import dedup
 from tasks import storage
-from tasks.library import file_names
+from tasks.library import segment_names
 from tasks.summary import Summary
 from tests.conftest import Night
 
@@ -191,7 +191,7 @@ def test_night_of_few_frames_is_compared_with_the_background_of_an_earlier_one(
     actions = {name: action for name, action in actions_of(few).items() if action != "library"}
     assert actions == {f"{EAST}/{n}.png": "remove" for n in range(3)}
     (library,) = (workspace / "library").iterdir()
-    assert len(file_names(str(library))) == 2
+    assert len(segment_names(str(library))) == 2
 
 
 def test_camera_without_a_readable_frame_does_not_end_the_night(

@@ -162,13 +162,12 @@ def choose_again(
 
 
 def bounds(one_night: Path, *, eps: float) -> tuple[int, int]:
-    """What any number of nights keeps at least and at most.
+    """What any number of nights keeps at least and at most, whatever comes first.
 
-    At least: of images that are pairwise farther apart than twice the angle of eps, no two can go
-    for the same one. At most: of the images around one within half the angle of eps, different
-    nights cannot keep two, for those would be within eps of each other. (The same night can, where
-    its cover wants both; such images are counted apart.) The angle is a metric, the cosine distance
-    is none.
+    At least: two images go for one keeper only if both are within eps of it, so of images without a
+    common neighbour each needs a keeper of its own. At most: of images that are all within eps of
+    each other different nights do not keep two, for the second would have gone for the first. (The
+    same night may, where its cover wants both; such images are counted apart.)
 
     Args:
         one_night: Place of the split in which all images are one night.
@@ -180,33 +179,38 @@ def bounds(one_night: Path, *, eps: float) -> tuple[int, int]:
     (manifest,) = one_night.glob("workspace/runs/*/manifest.parquet")
     features = features_of_contents(one_night / "workspace")
     rows = [(path, row) for path, row in rows_of(manifest).items() if row["action"] != "skip"]
-    angle = np.arccos(1 - eps)
     low = high = 0
     for camera in sorted({path.parent.name for path, _ in rows}):
         contents = sorted({row["sha256"] for path, row in rows if path.parent.name == camera})
-        distances = all_distances(np.stack([features[sha256] for sha256 in contents]))
-        low += num_apart(distances > 1 - np.cos(2 * angle))
-        high += num_covering(distances <= 1 - np.cos(angle / 2))
+        is_near = all_distances(np.stack([features[sha256] for sha256 in contents])) <= eps
+        low += num_strangers(is_near)
+        high += num_cliques(is_near)
     return low, high
 
 
-def num_apart(is_far: NDArray[np.bool_]) -> int:
-    """Number of items that are pairwise far from each other, chosen greedily."""
-    free, num_chosen = np.ones(len(is_far), bool), 0
+def num_strangers(is_near: NDArray[np.bool_]) -> int:
+    """Number of items of which no two have a common neighbour, chosen greedily."""
+    is_stranger = ~(is_near @ is_near)
+    free, num_chosen = np.ones(len(is_near), bool), 0
     while free.any():
-        loneliest = np.flatnonzero(free)[is_far[free][:, free].sum(axis=1).argmax()]
-        free &= is_far[loneliest]
+        loneliest = np.flatnonzero(free)[is_stranger[free][:, free].sum(axis=1).argmax()]
+        free &= is_stranger[loneliest]
         num_chosen += 1
     return num_chosen
 
 
-def num_covering(is_near: NDArray[np.bool_]) -> int:
-    """Number of items such that every item is near one of them, chosen greedily."""
-    uncovered, num_chosen = np.ones(len(is_near), bool), 0
-    while uncovered.any():
-        uncovered &= ~is_near[is_near[:, uncovered].sum(axis=1).argmax()]
-        num_chosen += 1
-    return num_chosen
+def num_cliques(is_near: NDArray[np.bool_]) -> int:
+    """Number of groups of items that are all near each other, into which all are cut greedily."""
+    free, num_groups = np.ones(len(is_near), bool), 0
+    while free.any():
+        fits, group = free.copy(), np.zeros(len(is_near), bool)
+        while fits.any():
+            member = np.flatnonzero(fits)[is_near[fits][:, fits].sum(axis=1).argmax()]
+            group[member] = True
+            fits &= is_near[member] & ~group
+        free &= ~group
+        num_groups += 1
+    return num_groups
 
 
 def report(figures: dict[str, Any]) -> None:

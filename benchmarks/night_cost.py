@@ -154,12 +154,13 @@ def write_library(
     for number, rows in enumerate(np.array_split(np.arange(size), num_segments)):
         rng = np.random.default_rng([7, number])
         features = kept_features(len(rows), number)
-        of_camera = cameras[np.sort(rng.integers(0, len(cameras), len(rows)))].tolist()
-        for twin in range(number, len(near), num_segments):
+        of_camera = cameras[rng.integers(0, len(cameras), len(rows))]
+        for row, twin in enumerate(range(number, len(near), num_segments)):
             blurred = near[twin] + BLUR * rng.standard_normal(FEATURE_DIM, np.float32)
-            at = of_camera.index(cameras_of_near[twin])
-            features[at] = blurred / np.linalg.norm(blurred)
-        write_segment(library, number, features, of_camera)
+            features[row] = blurred / np.linalg.norm(blurred)
+            of_camera[row] = cameras_of_near[twin]
+        order = np.argsort(of_camera, kind="stable")
+        write_segment(library, number, features[order], of_camera[order].tolist())
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float | None:

@@ -5,14 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.csgraph import connected_components
 
-from benchmarks.night_by_night import num_apart, num_covering
+from benchmarks.night_by_night import num_cliques, num_strangers
 from tasks.distances import within
 from tasks.stage04b_match_library import nearest_within
 from tasks.stage08_choose_keepers import cover_keepers
 from tests.made_items import all_distances, feature_sets
-
-SLACK = 1e-3
-"""Radians by which an angle may be off, because distances are float32."""
 
 
 def kept_by_nights(
@@ -46,8 +43,7 @@ def test_nights_keep_no_image_twice_and_as_many_as_the_bounds_allow(
     eps = data.draw(st.sampled_from([0.01, 0.05, 0.3]))
     of_night = np.array(data.draw(st.lists(st.integers(0, 4), min_size=30, max_size=30)))
     nights = [np.flatnonzero(of_night[: len(features)] == night) for night in range(5)]
-    exact = all_distances(features)
-    is_near = within(exact, eps)
+    is_near = within(all_distances(features), eps)
 
     kept = kept_by_nights(features, is_near, nights, eps)
 
@@ -57,16 +53,13 @@ def test_nights_keep_no_image_twice_and_as_many_as_the_bounds_allow(
     near = is_near[np.ix_(everything, everything)]
     assert not near[night_of[:, None] != night_of].any()  # and no later night keeps one again
     num_beside = (near & np.tri(len(near), k=-1, dtype=bool)).any(axis=1).sum()
-    angle = np.arccos(1 - eps)
-    low = num_apart(exact > 1 - np.cos(2 * angle + SLACK))
-    high = num_covering(np.eye(len(features)) + (exact <= 1 - np.cos(angle / 2 - SLACK)) > 0)
-    assert low <= len(everything)
-    assert len(everything) - num_beside <= high
+    assert num_strangers(is_near) <= len(everything)
+    assert len(everything) - num_beside <= num_cliques(is_near)
 
 
 def test_bounds_of_a_row_of_items() -> None:
     degrees = np.arange(0, 100, 10.0)
-    apart = np.abs(degrees[:, None] - degrees)
+    is_near = np.abs(degrees[:, None] - degrees) <= 10
 
-    assert num_apart(apart > 20) == 4  # at 0, 30, 60 and 90
-    assert num_covering(apart <= 10) == 4  # three of them cover nine
+    assert num_strangers(is_near) == 4  # at 0, 30, 60 and 90
+    assert num_cliques(is_near) == 5  # of two each

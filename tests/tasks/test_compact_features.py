@@ -121,7 +121,7 @@ def test_merged_files_hold_images_that_lie_side_by_side(tmp_path: Path) -> None:
 def test_every_view_of_an_image_stays(tmp_path: Path) -> None:
     store = store_url(storage.absolute_url(str(tmp_path)), SETTINGS)
     write(store, "1", row("a", 1), row("a", 2) | {"view": "v"})
-    write(store, "2", row("a", 3) | {"view": "w"}, row("a", 1))
+    write(store, "2", row("a", 3) | {"view": "w"}, row("a", error=GONE) | {"view": "v"})
     compact_store(store, rows_per_file=5)
     (merged,) = storage.list_parquet(store)
     rows = storage.read_table(merged, FEATURES)

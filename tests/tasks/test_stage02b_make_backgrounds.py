@@ -95,11 +95,11 @@ def test_background_of_a_night_stays_whatever_comes_later(tmp_path: Path) -> Non
     config = config_of(str(tmp_path))
     night_url, shards = made(config)
     url = background_url(night_url, config.features, view_name(config.view), "north")
-    storage.publish_bytes(url, png_of(77))
+    storage.publish_bytes(url, png_of(55))
 
     make_backgrounds.fn(shards, config)
 
-    assert step_of(night_url, "north", config) == 77
+    assert step_of(night_url, "north", config) == 55
 
 
 def png_of(step: int) -> bytes:

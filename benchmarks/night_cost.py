@@ -82,7 +82,7 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-COLUMNS = ("library", "seconds", "embed", *STAGES, "around", "peak_mib", "matched")
+COLUMNS = ("kept", "seconds", "embed", *STAGES, "around", "peak_mib", "matched")
 
 
 def column(run: dict[str, Any], name: str) -> str:
@@ -102,7 +102,7 @@ def measure(
     shutil.rmtree(workspace)
     seconds = round(found["seconds"] + embedded["stages"]["embed"], 1)
     stages = found["stages"] | {"embed": embedded["stages"]["embed"]}
-    return found | {"library": size, "seconds": seconds, "stages": stages}
+    return found | {"kept": size, "seconds": seconds, "stages": stages}
 
 
 def run(folder: Path, workspace: str, settings: FeatureSettings, *more: str) -> dict[str, Any]:

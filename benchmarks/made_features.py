@@ -100,6 +100,8 @@ def write_collection(folder: Path, num_items: int, seed: int = 0) -> Collection:
         "camera": pa.array(np.full(num_items, ""), pa.string()),
         "captured_at": pa.array(numbers).cast(IMAGES.field("captured_at").type),
         "error": pa.nulls(num_items, pa.string()),
+        "view": pa.nulls(num_items, pa.string()),
+        "background": pa.nulls(num_items, pa.string()),
         "item_id": pa.array(numbers.astype(np.int32)),
         "sha256": urls,
         "width": pa.array(np.full(num_items, 1920, np.int32)),

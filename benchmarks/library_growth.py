@@ -100,6 +100,7 @@ def write_segment(
             "etag": names,
             "camera": cameras,
             "captured_at": np.full(num_images, number * 86_400_000_000),
+            "view": pa.nulls(num_images, pa.string()),
             "sha256": names,
             "feature": pa.FixedSizeListArray.from_arrays(features.ravel(), FEATURE_DIM),
         },

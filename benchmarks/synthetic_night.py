@@ -18,7 +18,7 @@ from tasks.stage01_list_images import image_id
 from tasks.storage import StoredFile
 
 FILES_PER_FOLDER = 1_000
-EMPTY = ("error", "stands_on", "gate_error")
+EMPTY = ("view", "background", "error", "stands_on", "gate_error")
 
 
 def read_pictures(folder: Path) -> Iterator[Image.Image]:

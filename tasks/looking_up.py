@@ -148,7 +148,7 @@ def _from_store(
         return None
     store = store_url(storage.absolute_url(workspace_url), config.features)
     name = image_id(file.url, file.size_bytes, file.etag)
-    views = pa.array([view.name])
+    views = pa.array([view.name], pa.string())
     rows = read_image_rows(store, pa.chunked_array([[name]]), views=views)
     rows = rows.filter(pc.is_null(rows["error"]))
     if not rows.num_rows:

@@ -108,8 +108,6 @@ def write_collection(folder: Path, num_items: int, seed: int = 0) -> Collection:
         "height": pa.array(np.full(num_items, 1080, np.int32)),
         "sharpness": pa.array(sharpness),
         "stands_on": pa.nulls(num_items, pa.string()),
-        "view": pa.nulls(num_items, pa.string()),
-        "background": pa.nulls(num_items, pa.string()),
     }
     images_url = str(folder / "images.parquet")
     storage.publish_table(images_url, pa.table(columns, IMAGES))

@@ -23,7 +23,7 @@ def test_nights_that_are_killed_deleted_and_run_again(night: Night, tmp_path: Pa
     assert figures["problems"] == []
     happened = {line["night"]: line["happened"] for line in figures["nights"] if line["happened"]}
     assert "Crashed, retried" in happened[2]
-    assert happened[3] == "apply Failed, 1 left alone, pruned, retried"
+    assert happened[3] == "apply Failed, 3 left alone, pruned, retried"
     assert "late images" in happened[4]
     assert happened[5].startswith("worker killed when ")
 

@@ -27,3 +27,14 @@ def told_events(*names: str, flow_run_id: object = None) -> list[dict[str, Any]]
             return sorted(found, key=lambda event: wanted.index(event["event"]))
         time.sleep(0.25)
     raise AssertionError(f"expected {wanted}, found {found}")
+
+
+def assert_told(name: str, payload: dict[str, Any]) -> None:
+    """Wait until there is an event with just this payload, among those of other runs."""
+    payloads: list[dict[str, Any]] = []
+    for _ in range(60):
+        payloads = [event["payload"] for event in told_events(name)]
+        if payload in payloads:
+            return
+        time.sleep(0.25)
+    raise AssertionError(f"expected {payload}, found {payloads}")

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from benchmarks.gate import features_of, images_of, manifest_of
 from config import NeighborSettings, load_config
 from flows.dedup import dedup
@@ -50,6 +49,8 @@ def main() -> None:
     parser.add_argument("--scene-eps", type=float, default=NeighborSettings().scene_eps)
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args()
+    import benchmarks.quiet_prefect  # noqa: F401 (it sets the environment of the whole process)
+
     ensure_server(lambda: None)
     situations = read_situations(options.folder)[:: options.every]
     with tempfile.TemporaryDirectory(prefix="dedup-bench-") as place:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-import benchmarks.quiet_prefect  # noqa: F401 (before Prefect is imported)
 from config import GateSettings, load_config
 from flows.dedup import dedup
 from flows.temporary_server import ensure_server
@@ -39,6 +38,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--json", type=Path, help="write the result there too")
     options = parser.parse_args()
+    import benchmarks.quiet_prefect  # noqa: F401 (it sets the environment of the whole process)
+
     ensure_server(lambda: None)
     with tempfile.TemporaryDirectory(prefix="dedup-bench-") as place:
         plain = run(options, Path(place, "plain"), is_gated=False)

@@ -25,13 +25,16 @@ def explained_errors() -> Iterator[None]:
     """One clear message for what a user can mend; a stack trace only for our own faults."""
     from botocore.exceptions import BotoCoreError
 
-    from tasks.errors import DedupError
+    from tasks.errors import DedupError, is_transient
 
     try:
         yield
     except DedupError as error:
         fail(str(error), EXIT_FAILED)
-    except (OSError, BotoCoreError) as error:
+    except Exception as error:
+        # An answer that breaks off is an error of aiohttp, which is no OSError.
+        if not isinstance(error, OSError | BotoCoreError) and not is_transient(error):
+            raise
         fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
 
 

@@ -16,8 +16,8 @@ def summary_of_night(day: int, **changes: Any) -> Summary:
     values = {
         "run_id": f"{date}-{day:016x}",
         "source_url": f"s3://cameras/{date}",
-        "manifest_url": "s3://work/m.parquet",
-        "report_url": "s3://work/r.html",
+        "manifest_url": "s3://cameras/m.parquet",
+        "report_url": "s3://cameras/r.html",
         "num_images": 100,
         "num_unreadable": 1,
         "num_exact_copies": 0,

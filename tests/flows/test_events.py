@@ -32,8 +32,8 @@ def test_night_is_told_with_its_numbers(caplog: pytest.LogCaptureFixture) -> Non
     about = {
         "run_id": summary.run_id,
         "source_url": "s3://cameras/2026-03-02",
-        "manifest_url": "s3://work/m.parquet",
-        "report_url": "s3://work/r.html",
+        "manifest_url": "s3://cameras/m.parquet",
+        "report_url": "s3://cameras/r.html",
     }
     assert payloads == {
         "image-dedup.drift": about | {"message": HOSTILE, "median": 0.5},

@@ -122,8 +122,8 @@ def test_eight_bit_ranges_are_part_of_the_fingerprint(monkeypatch: pytest.Monkey
 
 
 def test_store_is_a_folder_named_by_the_fingerprint() -> None:
-    url = store_url("s3://bucket/work", SETTINGS)
-    assert url == f"s3://bucket/work/features/{feature_fingerprint(SETTINGS)}"
+    url = store_url("s3://bucket/dedup", SETTINGS)
+    assert url == f"s3://bucket/dedup/features/{feature_fingerprint(SETTINGS)}"
 
 
 def ids(*image_ids: str) -> pa.ChunkedArray:

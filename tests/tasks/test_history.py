@@ -50,7 +50,7 @@ def test_night_is_a_row() -> None:
         "seconds": 40.0,
         "seconds_per_new_image": 0.5,
         "alerts": ("drift",),
-        "report_url": "s3://work/r.html",
+        "report_url": "s3://cameras/r.html",
         "acted": None,
     }
 

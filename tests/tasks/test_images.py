@@ -28,6 +28,7 @@ from tasks.images import (
     make_thumbnail,
     sharpness_of,
 )
+from tests.orientations import STORED
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin"),
@@ -224,19 +225,6 @@ def test_colour_mode_without_a_meaning_is_unreadable() -> None:
     lab = encoded(Image.new("LAB", (4, 4)), "TIFF")
 
     assert error_of(lab) == "colour mode LAB is not supported"
-
-
-# How a camera that is held so stores the picture that is upright after EXIF's orientation.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def exif_of(orientation: int) -> bytes:

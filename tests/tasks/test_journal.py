@@ -481,7 +481,7 @@ def test_operation_has_ended_when_its_last_segment_says_so(local_folder: str) ->
 
 class TestApplies:
     def test_have_their_place_in_the_workspace(self) -> None:
-        for workspace in ("s3://bucket/work", "file:///work"):
+        for workspace in ("s3://bucket/dedup", "file:///work"):
             assert journal_url(workspace, FIRST) == f"{workspace}/runs/{RUN}/applies/{FIRST}"
 
     @pytest.mark.parametrize(
@@ -494,7 +494,9 @@ class TestApplies:
         ],
     )
     def test_belong_to_a_run(self, apply_id: str, run: str) -> None:
-        assert journal_url("s3://work", apply_id) == f"s3://work/runs/{run}/applies/{apply_id}"
+        assert (
+            journal_url("s3://cameras", apply_id) == f"s3://cameras/runs/{run}/applies/{apply_id}"
+        )
 
     @pytest.mark.parametrize(
         "apply_id",
@@ -520,7 +522,7 @@ class TestApplies:
     )
     def test_with_another_id_are_none(self, apply_id: str) -> None:
         with pytest.raises(ArtifactError, match=r"expected an apply id such as .*, found"):
-            journal_url("s3://work", apply_id)
+            journal_url("s3://cameras", apply_id)
 
     def test_are_listed(self, folder: str) -> None:
         assert list_applies(folder) == []

@@ -530,21 +530,21 @@ class TestDamage:
 
 class TestPlaces:
     def test_manifest_and_report_of_a_run_lie_side_by_side(self, tmp_path: Path) -> None:
-        url = manifest_url_of("s3://bucket/work/", "night-1")
-        assert url == "s3://bucket/work/runs/night-1/manifest.parquet"
-        assert report_url_of(url) == "s3://bucket/work/runs/night-1/report/index.html"
+        url = manifest_url_of("s3://bucket/dedup/", "night-1")
+        assert url == "s3://bucket/dedup/runs/night-1/manifest.parquet"
+        assert report_url_of(url) == "s3://bucket/dedup/runs/night-1/report/index.html"
         local = manifest_url_of(str(tmp_path), "night-1")
         assert local == f"{storage.absolute_url(str(tmp_path))}/runs/night-1/manifest.parquet"
 
     def test_workspace_is_found_again(self) -> None:
-        url = manifest_url_of("s3://bucket/work", "night-1")
-        assert workspace_of(url, "night-1") == "s3://bucket/work"
+        url = manifest_url_of("s3://bucket/dedup", "night-1")
+        assert workspace_of(url, "night-1") == "s3://bucket/dedup"
 
     @pytest.mark.parametrize(
         "url",
         [
-            "s3://bucket/work/runs/night-2/manifest.parquet",
-            "s3://bucket/work/runs/night-1/copy.parquet",
+            "s3://bucket/dedup/runs/night-2/manifest.parquet",
+            "s3://bucket/dedup/runs/night-1/copy.parquet",
             "s3://bucket/night-1/manifest.parquet",
             "file:///manifest.parquet",
         ],

@@ -84,8 +84,8 @@ def page_of(*rows: dict[str, Any], plots: Any = (), **metadata: str) -> Page:
     summary = summarize(
         table,
         METADATA | metadata,
-        manifest_url="s3://work/m.parquet",
-        report_url="s3://work/report/index.html",
+        manifest_url="s3://cameras/m.parquet",
+        report_url="s3://cameras/report/index.html",
         price_per_image=0.5,
     )
     return Page(

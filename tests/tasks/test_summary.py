@@ -69,7 +69,7 @@ MANIFEST_OF_THE_NIGHT = manifest_of(
 
 def summary_of(manifest: pa.Table = MANIFEST_OF_THE_NIGHT, **known: Any) -> Summary:
     metadata = METADATA | known.pop("metadata", {})
-    urls = {"manifest_url": "s3://work/m.parquet", "report_url": "s3://work/r.html"}
+    urls = {"manifest_url": "s3://cameras/m.parquet", "report_url": "s3://cameras/r.html"}
     return summarize(manifest, metadata, **urls, **known)
 
 
@@ -178,8 +178,8 @@ def test_summary_takes_the_rest_from_the_metadata() -> None:
     assert rest == {
         "run_id": "night-1",
         "source_url": "s3://bucket/night",
-        "manifest_url": "s3://work/m.parquet",
-        "report_url": "s3://work/r.html",
+        "manifest_url": "s3://cameras/m.parquet",
+        "report_url": "s3://cameras/r.html",
         "is_complete": True,
         "eps": 0.05,
         "eps_of_cameras": {},
@@ -284,8 +284,8 @@ def test_rows_are_for_people() -> None:
         ("left out of the listing", "2 hidden, 1 links"),
         ("weights", "VGG16 ImageNet, sha256 abc"),
         ("seconds", "list 0.3, embed 61.0"),
-        ("manifest", "s3://work/m.parquet"),
-        ("report", "s3://work/r.html"),
+        ("manifest", "s3://cameras/m.parquet"),
+        ("report", "s3://cameras/r.html"),
     ]
 
 

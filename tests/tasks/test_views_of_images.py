@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.images import DecodedImage, Polygon, Region, decode_image, make_thumbnail
+from tests.orientations import STORED
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 GREY = (128, 128, 128)
@@ -17,18 +18,6 @@ QUADRANTS: dict[Region, tuple[int, int, int]] = {
     (0.5, 0.0, 1.0, 0.5): GREEN,
     (0.0, 0.5, 0.5, 1.0): BLUE,
     (0.5, 0.5, 1.0, 1.0): WHITE,
-}
-
-# How a camera that is held so stores the picture that is upright after EXIF's orientation.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
 }
 
 

@@ -236,15 +236,8 @@ def compact(
         from tasks.merge_library import merge_libraries
 
         show_own_log()
-        merged = [
-            (store.num_files_before, store.num_files, store.store_url)
-            for store in compact_features(workspace)
-        ] + [
-            (library.num_files_before, library.num_files, library.library_url)
-            for library in merge_libraries(workspace)
-        ]
-        for num_before, num_files, url in merged:
-            sys.stdout.write(f"{num_before} -> {num_files}  {url}\n")
+        for done in [*compact_features(workspace), *merge_libraries(workspace)]:
+            sys.stdout.write(f"{done.num_files_before} -> {done.num_files}  {done.folder_url}\n")
 
 
 def _prepare_environment() -> None:

@@ -28,21 +28,14 @@ def maintenance(config: MaintenanceConfig) -> None:
         DedupError: Something else that a person must mend.
     """
     prepare_logs()
-    if config.compact:
-        for store in compact_features(config.workspace_url):
-            logger.info(
-                "%d -> %d files: %s", store.num_files_before, store.num_files, store.store_url
-            )
     if config.prune_library_older_than is not None:
         before = datetime.now(UTC) - parse_duration(config.prune_library_older_than)
         prune_library(config.workspace_url, Pruning(captured_before=before), execute=True)
     if config.compact:
-        for library in merge_libraries(config.workspace_url):
+        workspace_url = config.workspace_url
+        for done in [*compact_features(workspace_url), *merge_libraries(workspace_url)]:
             logger.info(
-                "%d -> %d files: %s",
-                library.num_files_before,
-                library.num_files,
-                library.library_url,
+                "%d -> %d files: %s", done.num_files_before, done.num_files, done.folder_url
             )
     if config.purge_older_than is not None:
         purge(config, config.purge_older_than)

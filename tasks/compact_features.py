@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.feature_store import MAX_READERS, best_rows
+from tasks.references import Compaction
 from tasks.schemas import FEATURE_DIM, FEATURES, SCHEMA_VERSION
 from tasks.stores import FileState, store_of
 
@@ -35,15 +36,6 @@ many is left as it is."""
 
 ROWS_PER_GROUP = 8_192
 """Rows that a reader has in memory at a time, and need not decode when it wants none of them."""
-
-
-@dataclass(frozen=True)
-class Compaction:
-    """What became of one store."""
-
-    store_url: str
-    num_files_before: int
-    num_files: int
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from tasks import storage
 from tasks.errors import ArtifactError, MissingArtifactError
 from tasks.library import features_of
+from tasks.references import Compaction
 from tasks.schemas import LIBRARY, SCHEMA_VERSION
 from tasks.segments import (
     SEGMENTS,
@@ -40,15 +41,6 @@ _LOOKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class LibraryMerge:
-    """What became of one library."""
-
-    library_url: str
-    num_files_before: int
-    num_files: int
-
-
-@dataclass(frozen=True)
 class LibraryFile:
     """A file of a library in the state it was seen in, and the segments in it that count."""
 
@@ -69,7 +61,7 @@ class LibraryFile:
         return min((segment.name for segment, _ in self.segments), default="")
 
 
-def merge_libraries(workspace_url: str) -> list[LibraryMerge]:
+def merge_libraries(workspace_url: str) -> list[Compaction]:
     """Merge the small files of every library of a workspace.
 
     Raises:
@@ -81,7 +73,7 @@ def merge_libraries(workspace_url: str) -> list[LibraryMerge]:
     return [merge_library(url) for url in libraries if not is_of_another_release(url)]
 
 
-def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> LibraryMerge:
+def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> Compaction:
     """Merge the small files of one library.
 
     Args:
@@ -95,7 +87,7 @@ def merge_library(library: str, rows_per_file: int = ROWS_PER_FILE) -> LibraryMe
             merge(batch, library)
     except MissingArtifactError as error:
         logger.info("somebody else tidies this library: %s", error)
-    return LibraryMerge(library, num_before, len(storage.list_parquet(library)))
+    return Compaction(library, num_before, len(storage.list_parquet(library)))
 
 
 def look_at_files(library: str) -> list[LibraryFile]:

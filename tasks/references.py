@@ -192,3 +192,12 @@ class Manifest:
 
     url: str
     run_url: str
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What became of a folder whose small files were merged."""
+
+    folder_url: str
+    num_files_before: int
+    num_files: int

@@ -1,17 +1,12 @@
 """`prefect deployment run dedup/main` through a real server and a real worker."""
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from benchmarks.prefect_site import PrefectSite, prefect_site
 from tasks import storage
 from tasks.approvals import read_decision
 from tasks.manifests import read_manifest
@@ -59,9 +55,12 @@ class Pager:
 class Orchestra:
     """A server with our deployments and automations, and a worker."""
 
-    environment: dict[str, str]
-    worker_log: Path
+    site: PrefectSite
     pager: Pager
+
+    @property
+    def worker_log(self) -> Path:
+        return self.site.worker_log
 
     def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -69,22 +68,15 @@ class Orchestra:
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=self.environment,
+            env=self.site.environment,
             check=False,
         )
 
     def ask(self, path: str, **body: object) -> Any:
-        request = urllib.request.Request(
-            f"{self.environment['PREFECT_API_URL']}/{path}",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer)
+        return self.site.ask(path, **body)
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.environment['PREFECT_API_URL']}/{path}") as answer:
-            return json.load(answer)
+        return self.site.get(path)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The events of a name, as the server keeps them; it waits for the first."""
@@ -147,50 +139,10 @@ def orchestra(
 ) -> Iterator[Orchestra]:
     webhook_url, pager = webhook
     home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-            "prefect.server.concurrency.lease_storage.filesystem"
-        ),
-        "COLUMNS": "400",
-    }
-    processes = []
-
-    def start(name: str, *arguments: str) -> Path:
-        log = home / f"{name}.log"
-        with log.open("wb") as file:
-            processes.append(
-                subprocess.Popen(
-                    [PREFECT, *arguments],
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    cwd=ROOT,
-                    env=environment,
-                    start_new_session=True,
-                )
-            )
-        return log
-
-    try:
-        log = start("server", "server", "start", "--port", str(port))
-        _wait_until_healthy(f"http://127.0.0.1:{port}/api/health", log)
-        orchestra = Orchestra(environment, home / "worker.log", pager)
-        pool = orchestra.prefect("work-pool", "create", "dedup", "--type", "process")
-        assert pool.returncode == 0, pool.stderr
-        deployed = orchestra.prefect(
-            "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"
-        )
-        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    with prefect_site(home) as site:
+        orchestra = Orchestra(site, pager)
         _automate(orchestra, webhook_url, home)
-        start("worker", "worker", "start", "--pool", "dedup")
         yield orchestra
-    finally:
-        for process in reversed(processes):
-            _stop(process)
 
 
 def test_deployment_runs_a_night_and_applies_its_manifest(
@@ -334,7 +286,7 @@ def test_dedup_approve_wakes_the_apply(orchestra: Orchestra, waiting: Waiting) -
     run_id = waiting.night.manifest_url.split("/")[-2]
     approved = subprocess.run(
         [DEDUP, "approve", run_id, "--workspace", waiting.night.workspace_url],
-        env=orchestra.environment,
+        env=orchestra.site.environment,
         capture_output=True,
         text=True,
         check=False,
@@ -479,29 +431,10 @@ def _automate(orchestra: Orchestra, webhook_url: str, home: Path) -> None:
     finished = subprocess.run(
         ["bash", "-e", "-c", commands],
         cwd=ROOT,
-        env=orchestra.environment,
+        env=orchestra.site.environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert finished.stdout.count("image-dedup") >= 4  # as `automation ls` lists them
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:  # a worker waits for its runs, however long they take
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_until_healthy(url: str, log: Path) -> None:
-    for _ in range(240):
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise RuntimeError(f"the Prefect server did not start:\n{log.read_text()[-3000:]}")

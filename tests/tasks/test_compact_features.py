@@ -11,7 +11,7 @@ import pytest
 
 from config import FeatureSettings
 from tasks import compact_features, storage, store_local, store_s3
-from tasks.compact_features import Compaction, compact_store, content_digest, merged_rows
+from tasks.compact_features import compact_store, content_digest, merged_rows
 from tasks.errors import ArtifactError, StorageError
 from tasks.feature_store import (
     GONE,
@@ -21,6 +21,7 @@ from tasks.feature_store import (
     settled_image_ids,
     store_url,
 )
+from tasks.references import Compaction
 from tasks.schemas import FEATURES
 
 SETTINGS = FeatureSettings()
